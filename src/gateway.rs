@@ -3,6 +3,7 @@
 //! [`Gateway::answer`] is the outer function: it alone turns a refusal into a response. Inside, each phase needs the
 //! result of the one before, and forwarding needs the [`Permit`] that only a decision makes.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::backend::forward::{Backend, UpstreamExchange, upload_refusal};
 use crate::backend::request::{ForwardPlan, UpstreamRequest};
 use crate::catch_panic::CatchPanic;
 use crate::client::call::Call;
+use crate::client::pool::{CallerAccount, ConnectionUser};
 use crate::config::settings::Settings;
 use crate::downstream::Downstream;
 use crate::limits::Limiter;
@@ -39,7 +41,7 @@ use crate::policy::target::{Target, add_missing_host};
 use crate::policy::upgrade::Handshake;
 use crate::response::body::ResponseBody;
 use crate::response::record::{MissingRule, Recorder, RequestRecord};
-use crate::telemetry::metrics::{RouteLabel, RouteNumbers};
+use crate::telemetry::metrics::{RouteLabel, RouteNumbers, TimedPhase};
 use crate::tokens::lookup::{CachedToken, Lookup};
 use crate::tokens::verdict::Verdict;
 
@@ -153,6 +155,9 @@ impl Gateway {
         let AllowedRequest { permit, caller, body_limit, tunnel } = decided?;
         if let Some(tunnel) = tunnel {
             context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request.target, &caller, tunnel)));
+        }
+        if self.backend.is_bounded() {
+            context.account = self.account(&caller, context.record.client);
         }
         let (cached, credentials, reason) = self.credentials(caller)?;
         let status = self.forward(permit, &request, credentials, body_limit, context).await?;
@@ -308,6 +313,16 @@ impl Gateway {
         })
     }
 
+    /// The account of the caller in the queue for the backend. `address` is the client's.
+    fn account(&self, caller: &Caller, address: Option<IpAddr>) -> Option<Rc<CallerAccount>> {
+        let Caller::Token(cached, _) = caller else { return self.backend.client_account(address) };
+        if let Some(account) = cached.account.get() {
+            return Some(Rc::clone(account));
+        }
+        let account = self.backend.token_account(&cached.verdict.id)?;
+        Some(Rc::clone(cached.account.get_or_init(|| account)))
+    }
+
     /// Forwards the request as a new message, and validates the head of the response.
     async fn forward(
         &self,
@@ -318,7 +333,7 @@ impl Gateway {
         context: &mut RequestContext<'_>,
     ) -> Result<StatusCode, Refusal> {
         let Settings { listen, limits, .. } = &*self.settings;
-        let RequestContext { downstream, body, record, forwarded } = context;
+        let RequestContext { downstream, body, record, account, forwarded } = context;
         let Forwarded { call, response, .. } = forwarded;
         let record = &mut **record;
         let (mut body, upload) =
@@ -351,10 +366,17 @@ impl Gateway {
             state: &downstream.state,
             address: None,
             response,
+            user: account.as_ref().map(|caller| ConnectionUser { caller, downstream }),
+            queued: None,
+            tunnel: None,
         };
         let sent = self.backend.forward(permit, &mut exchange, sent_at).await;
+        let queued = exchange.queued;
         record.upstream = exchange.address;
         record.note_upstream_response(sent_at, Instant::now());
+        if let Some(queued) = queued {
+            self.recorder.metrics.phase(TimedPhase::Queue, queued);
+        }
         sent?;
         let response = response.as_mut().ok_or(Refusal::InternalError)?;
         record.upstream_status = Some(response.head.status());

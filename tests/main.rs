@@ -32,6 +32,7 @@ mod diff; // `diff`: which requests a changed map denies or allows, and its exit
 mod documentation; // the program does what the documentation shows; links, anchors and generated pages
 mod drain; // draining: no request is lost, and the drain ends within its timeout
 mod explain; // `explain`: real tokens, and hints for requests that are not in the map
+mod fair_sharing; // the queue in front of the backend: one caller cannot keep the connections from others
 mod file_limits; // output that cannot be written: files at their size limit, and closed pipes
 mod forwarding; // forwarded requests and returned responses, byte by byte
 mod framing; // framing of requests: what the scanner rejects, and how

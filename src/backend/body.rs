@@ -107,8 +107,8 @@ pub enum RequestBody {
 /// See [`RequestBody::Streaming`].
 pub struct Streaming {
     incoming: Incoming,
-    /// The client's connection, over HTTP/2.
-    connection: Option<Rc<Downstream>>,
+    /// The client's connection, or its stream.
+    downstream: Rc<Downstream>,
     /// The limit of bytes for backends that do not read, over HTTP/2.
     budget: Option<Arc<UploadBudget>>,
     upload: Rc<Upload>,
@@ -128,7 +128,7 @@ impl RequestBody {
     /// [`UploadFault::TooLarge`] by its Content-Length.
     pub fn new(
         incoming: &mut Option<Incoming>,
-        downstream: &Downstream,
+        downstream: &Rc<Downstream>,
         limit: u64,
         idle_timeout: Duration,
         trusted_fields: &TrustedFields,
@@ -142,7 +142,7 @@ impl RequestBody {
         let upload = Rc::new(Upload::default());
         let streaming = Streaming {
             incoming,
-            connection: downstream.connection().cloned(),
+            downstream: Rc::clone(downstream),
             budget: downstream.uploads(),
             upload: Rc::clone(&upload),
             left: limit,
@@ -201,6 +201,7 @@ impl Streaming {
         let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                self.downstream.state.set_awaits_body(true);
                 if self.upload.awaited_since.get().is_none() {
                     self.upload.awaited_since.set(Some(Instant::now()));
                 }
@@ -209,6 +210,7 @@ impl Streaming {
             }
         };
         self.idle.progressed();
+        self.downstream.state.set_awaits_body(false);
         self.upload.awaited_since.set(None);
         self.upload.taken.set(true);
         match frame {
@@ -217,9 +219,10 @@ impl Streaming {
                     headers::prepare_trailers(trailers, &self.trusted_fields);
                 }
                 if let Some(data) = frame.data_ref() {
-                    if let Some(connection) = &self.connection {
+                    if let Some(connection) = self.downstream.connection() {
                         connection.data_read(data.len());
                     }
+                    self.downstream.state.add_progress(data.len());
                     match self.left.checked_sub(data.len() as u64) {
                         Some(left) => {
                             self.left = left;

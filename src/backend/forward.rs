@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::body::{RequestBody, Upload, UploadFault};
 use super::request::UpstreamRequest;
 use super::response::UpstreamResponse;
 use crate::client::call::Call;
-use crate::client::pool::{Lease, Pool, PoolStats};
+use crate::client::pool::{CallerAccount, ConnectionUser, Lease, Pool, PoolStats, TunnelPlace};
 use crate::client::{ExchangeError, tls_fault};
 use crate::config::settings::Settings;
 use crate::downstream::state::ConnectionState;
@@ -38,6 +38,12 @@ pub struct UpstreamExchange<'a> {
     pub address: Option<Option<IpAddr>>,
     /// Receives the response: it is large, and returning it would copy it.
     pub response: &'a mut Option<UpstreamResponse>,
+    /// Who counts as the user of the connection; `None` if `backend.max_connections` is not set.
+    pub user: Option<ConnectionUser<'a>>,
+    /// Receives the time for which the request has waited for a connection, if it had to.
+    pub queued: Option<Duration>,
+    /// The place of the tunnel that it may become.
+    pub tunnel: Option<TunnelPlace>,
 }
 
 /// The failure of one attempt.
@@ -71,6 +77,21 @@ impl Backend {
         Self { settings, pool: Rc::clone(&self.pool) }
     }
 
+    /// The account of the holder of the token with this id; `None` if `backend.max_connections` is not set.
+    pub fn token_account(&self, id: &str) -> Option<Rc<CallerAccount>> {
+        self.pool.token_account(id)
+    }
+
+    /// The account of the client at `address`; `None` if `backend.max_connections` is not set.
+    pub fn client_account(&self, address: Option<IpAddr>) -> Option<Rc<CallerAccount>> {
+        self.pool.client_account(address)
+    }
+
+    /// Whether `backend.max_connections` is set, so that the user of each connection matters.
+    pub fn is_bounded(&self) -> bool {
+        self.pool.is_bounded()
+    }
+
     /// Closes connections that have been idle for too long.
     pub fn sweep(&self, now: Instant) {
         self.pool.sweep(now);
@@ -95,6 +116,9 @@ impl Backend {
         now: Instant,
     ) -> Result<(), Refusal> {
         let Permit { .. } = permit;
+        if exchange.request.is_upgrade {
+            exchange.tunnel = self.pool.admit_tunnel().map_err(|_| Refusal::Overloaded)?;
+        }
         let Some(lease) = self.take_idle(exchange, now) else {
             return Box::pin(self.over_new_connection(exchange, true)).await;
         };
@@ -111,9 +135,9 @@ impl Backend {
     fn take_idle(&self, exchange: &UpstreamExchange<'_>, now: Instant) -> Option<Lease> {
         loop {
             let kept = if exchange.request.is_upgrade {
-                self.pool.take_http1(now)
+                self.pool.take_http1(now, exchange.user)
             } else {
-                self.pool.take_idle(now)
+                self.pool.take_idle(now, exchange.user)
             };
             match kept {
                 Some(lease) if !exchange.call.is_repeatable() && lease.has_ended() => drop(lease),
@@ -130,10 +154,11 @@ impl Backend {
     ) -> Result<(), Refusal> {
         loop {
             let lease = if exchange.request.is_upgrade {
-                self.pool.connect_http1().await
+                self.pool.connect_http1(exchange.user).await
             } else {
-                self.pool.connect().await
+                self.pool.connect(exchange.user).await
             };
+            exchange.queued = exchange.state.take_queued();
             let lease = lease.map_err(|error| {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
                 if error.is_exhausted() { Refusal::Overloaded } else { Refusal::BackendUnreachable }
@@ -155,7 +180,7 @@ impl Backend {
         exchange: &mut UpstreamExchange<'_>,
         now: Instant,
     ) -> Result<(), Failure> {
-        let UpstreamExchange { request, call, upload, state, address, response } = exchange;
+        let UpstreamExchange { request, call, upload, state, address, response, tunnel, .. } = exchange;
         *address = Some(lease.remote_address());
         let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
         state.set_deadline(now + timeout);
@@ -165,6 +190,9 @@ impl Backend {
             let over = poll_fn(|context| {
                 if let Poll::Ready(head) = sending.as_mut().poll(context) {
                     received = Some(head);
+                    return Poll::Ready(());
+                }
+                if state.is_reclaimed() {
                     return Poll::Ready(());
                 }
                 if state.is_overdue() {
@@ -180,10 +208,14 @@ impl Backend {
         state.clear_deadline();
         match received {
             Some(Ok(head)) => {
+                if request.is_upgrade {
+                    lease.set_tunnel(tunnel.take());
+                }
                 **response = Some(UpstreamResponse { head, lease });
                 Ok(())
             }
             Some(Err(cause)) => Err(failure(exchange, &cause)),
+            None if state.is_reclaimed() => Err(Refusal::Overloaded.into()),
             None => Err(Refusal::BackendTimeout.into()),
         }
     }

@@ -98,7 +98,7 @@ async fn head_backend(settings: &settings::Backend, path: &str) -> Result<Option
         connector = connector.with_http2(limit);
     }
     let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, limit);
-    let mut lease = pool.connect().await?;
+    let mut lease = pool.connect(None).await?;
     if settings.http2 {
         return Ok(None);
     }

@@ -126,7 +126,12 @@ impl Http2 {
 
     /// Whether it accepts another request now.
     pub(super) fn has_room(&self) -> bool {
-        self.is_usable() && self.streams.get() < MAX_STREAMS.min(self.sender.current_max_send_streams())
+        self.is_usable() && self.streams.get() < self.max_streams()
+    }
+
+    /// The number of requests that it serves at a time.
+    pub(super) fn max_streams(&self) -> usize {
+        MAX_STREAMS.min(self.sender.current_max_send_streams())
     }
 
     /// Whether it accepts requests at all.

@@ -5,26 +5,41 @@
 //! several concurrent requests, so taking it is opening a stream.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use super::connect::{Addresses, ClientStream, Connector};
 use super::error::LeaseError;
 use super::http1;
 use super::http2::Http2;
 use super::tls::OfferedProtocols;
+use crate::policy::client::ClientNetwork;
 
+mod bound;
+mod caller;
+mod exchanges;
+mod fair_queue;
 mod lease;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
+pub use self::bound::{BoundSettings, ConnectionBound, TunnelPlace};
+use self::bound::{ConnectionPermit, PoolSignal};
+pub use self::caller::CallerAccount;
+use self::caller::{CallerKey, ClientAccounts};
+pub use self::exchanges::ConnectionUser;
+use self::exchanges::{ExchangeGuard, Exchanges};
+use self::fair_queue::Ticket;
 use self::lease::{Connection, Leased, Slot, Stream};
 pub use self::lease::{Lease, Upgraded};
+use self::waiting::Place;
 
 /// How long a busy worker keeps a connection while another one waits, before it closes the connection for it. A longer
 /// time saves connecting, a shorter one saves waiting.
@@ -37,21 +52,6 @@ const MAX_ENDED_CONNECTIONS: usize = 3;
 /// Shortest time between two lookups of the destination's name while there are connections.
 const RESOLVE_INTERVAL: Duration = Duration::from_millis(900);
 
-/// A limit on connections that the pools of all workers share.
-#[derive(Debug)]
-pub struct ConnectionBound {
-    permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
-}
-
-impl ConnectionBound {
-    /// At most `connections` at the same time.
-    pub fn new(connections: usize) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { permits, waiting: AtomicUsize::new(0) })
-    }
-}
-
 /// The numbers of open connections of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
@@ -59,6 +59,8 @@ pub struct PoolStats {
     pub active: usize,
     /// Connections without one.
     pub idle: usize,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
 }
 
 /// The connections of one worker to one destination.
@@ -68,17 +70,26 @@ pub struct Pool {
     open: Rc<Cell<usize>>,
     idle_timeout: Duration,
     bound: Option<Arc<ConnectionBound>>,
-    returned: Notify,
+    /// Its number among the pools of the bound.
+    number: usize,
+    signal: Arc<PoolSignal>,
+    /// The exchanges of users, if there is a bound.
+    exchanges: Exchanges,
+    clients: ClientAccounts,
+    /// Connections that were granted to waiting requests, by their tickets.
+    granted: RefCell<HashMap<Ticket, Lease>>,
     /// The number of this worker's requests that wait for a connection within the limit.
     waiting: Cell<usize>,
     yielded_at: Cell<Option<Instant>>,
-    /// How long to wait for a connection while all allowed ones are in use.
+    /// Time limit of an HTTP/2 connection attempt.
     timeout: Duration,
     http2: Option<Box<Http2Pool>>,
     /// The addresses of the destination's name at the last lookup by the sweep; empty before.
     addresses: RefCell<Addresses>,
     is_resolving: Cell<bool>,
     resolved_at: Cell<Option<Instant>>,
+    /// Whether a task frees connections while requests wait.
+    is_attended: Cell<bool>,
 }
 
 /// HTTP/2 connections, if enabled.
@@ -131,13 +142,18 @@ impl Pool {
                 declined: Cell::new(false),
             })
         });
+        let (number, signal) = bound.as_ref().map(|bound| bound.register()).unwrap_or_default();
         Rc::new(Self {
             connector,
             idle: RefCell::default(),
             open: Rc::default(),
             idle_timeout,
             bound,
-            returned: Notify::new(),
+            number,
+            signal,
+            exchanges: Exchanges::default(),
+            clients: ClientAccounts::default(),
+            granted: RefCell::default(),
             waiting: Cell::new(0),
             yielded_at: Cell::new(None),
             timeout,
@@ -145,53 +161,120 @@ impl Pool {
             addresses: RefCell::default(),
             is_resolving: Cell::new(false),
             resolved_at: Cell::new(None),
+            is_attended: Cell::new(false),
         })
     }
 
     /// The most recently used idle HTTP/1.1 connection that is alive.
-    pub fn take_http1(self: &Rc<Self>, now: Instant) -> Option<Lease> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(mut kept) = idle.pop() {
-            if kept.is_usable(now, self.idle_timeout) {
-                return Some(Lease::new(Leased::Http1(kept.connection), self));
-            }
+    ///
+    /// In a pool with a bound, `user` takes it; it waits for its turn instead while others wait.
+    pub fn take_http1(self: &Rc<Self>, now: Instant, user: Option<ConnectionUser<'_>>) -> Option<Lease> {
+        if self.must_wait(user, || now) {
+            return None;
         }
-        None
+        self.pop_http1(now).map(|connection| self.lease(Leased::Http1(connection), user, now))
     }
 
     /// Like [`take_http1`](Self::take_http1), or a stream of an HTTP/2 connection with a free slot.
-    pub fn take_idle(self: &Rc<Self>, now: Instant) -> Option<Lease> {
-        let kept = self.take_http1(now);
-        if kept.is_some() {
-            return kept;
+    pub fn take_idle(self: &Rc<Self>, now: Instant, user: Option<ConnectionUser<'_>>) -> Option<Lease> {
+        if self.must_wait(user, || now) {
+            return None;
         }
+        let leased = match self.pop_http1(now) {
+            Some(connection) => Leased::Http1(connection),
+            None => Leased::Http2(self.stream(self.http2_with_room(now)?)),
+        };
+        Some(self.lease(leased, user, now))
+    }
+
+    fn lease(self: &Rc<Self>, leased: Leased, user: Option<ConnectionUser<'_>>, now: Instant) -> Lease {
+        let mut lease = Lease::new(leased, self);
+        if self.bound.is_some()
+            && let Some(user) = user
+        {
+            lease.begin_exchange(user, now);
+        }
+        lease
+    }
+
+    fn must_wait(&self, user: Option<ConnectionUser<'_>>, now: impl FnOnce() -> Instant) -> bool {
+        let caller = user.map(|user| &**user.caller);
+        self.bound.as_ref().is_some_and(|bound| bound.must_wait(caller, now))
+    }
+
+    fn pop_http1(&self, now: Instant) -> Option<Box<Connection>> {
+        let mut idle = self.idle.borrow_mut();
+        let mut usable = None;
+        while let Some(mut kept) = idle.pop() {
+            if kept.is_usable(now, self.idle_timeout) {
+                usable = Some(kept.connection);
+                break;
+            }
+        }
+        self.signal.idle.store(idle.len(), Relaxed);
+        usable
+    }
+
+    /// An HTTP/2 connection with a free slot.
+    fn http2_with_room(&self, now: Instant) -> Option<Rc<Http2>> {
         let http2_pool = self.http2.as_deref()?;
         let connections = http2_pool.connections.borrow();
         let fits = |connection: &&Rc<Http2>| {
             let idle = connection.idle_since().map(|since| now.saturating_duration_since(since));
             connection.has_room() && idle.is_none_or(|idle| idle < self.idle_timeout)
         };
-        let connection = connections.iter().find(fits).map(Rc::clone)?;
-        Some(Lease::new(Leased::Http2(Stream::new(Slot::new(connection, self))), self))
+        connections.iter().find(fits).map(Rc::clone)
+    }
+
+    fn stream(self: &Rc<Self>, connection: Rc<Http2>) -> Stream {
+        Stream::new(Slot::new(connection, self))
+    }
+
+    /// The account of the holder of the token with this id; `None` if the pool has no bound.
+    pub fn token_account(&self, id: &str) -> Option<Rc<CallerAccount>> {
+        let bound = self.bound.as_ref()?;
+        Some(bound.account(CallerKey::Token(id.into()), self.number))
+    }
+
+    /// The account of the client at `address`, `None` being a Unix socket; `None` if the pool has no bound.
+    pub fn client_account(&self, address: Option<IpAddr>) -> Option<Rc<CallerAccount>> {
+        let bound = self.bound.as_ref()?;
+        let client = address.map(ClientNetwork::from);
+        Some(self.clients.get(client, || bound.account(CallerKey::Client(client), self.number)))
+    }
+
+    /// Whether callers matter: the pool has a bound.
+    pub const fn is_bounded(&self) -> bool {
+        self.bound.is_some()
+    }
+
+    /// The place of a tunnel in a pool with a bound.
+    ///
+    /// # Errors
+    /// [`LeaseError::Exhausted`] if tunnels have their share of the connections.
+    pub fn admit_tunnel(&self) -> Result<Option<TunnelPlace>, LeaseError> {
+        let Some(bound) = &self.bound else { return Ok(None) };
+        bound.admit_tunnel().map(Some).ok_or(LeaseError::Exhausted)
     }
 
     /// A new connection within the limit, or a stream of one that several requests have waited for.
     ///
     /// # Errors
-    /// [`LeaseError::Exhausted`] when the bound leaves none for as long as `timeout`; otherwise what went
+    /// [`LeaseError::Exhausted`] when the bound leaves none for as long as its queue's time limit; otherwise what went
     /// wrong with connecting.
-    pub async fn connect(self: &Rc<Self>) -> Result<Lease, LeaseError> {
+    pub async fn connect(self: &Rc<Self>, user: Option<ConnectionUser<'_>>) -> Result<Lease, LeaseError> {
         let Some(http2_pool) = self.http2.as_deref() else {
-            return self.connect_own(OfferedProtocols::Http1).await;
+            return self.connect_own(OfferedProtocols::Http1, user).await;
         };
         let begun = Instant::now();
         let mut ended = 0;
         loop {
-            if let Some(lease) = self.take_idle(Instant::now()) {
+            if let Some(lease) = self.take_idle(Instant::now(), user) {
                 return Ok(lease);
             }
-            if http2_pool.declined.get() {
-                return self.connect_own(OfferedProtocols::Any).await;
+            let is_full = self.bound.as_ref().is_some_and(|bound| bound.is_full());
+            if http2_pool.declined.get() || is_full || self.must_wait(user, Instant::now) {
+                return self.connect_own(OfferedProtocols::Any, user).await;
             }
             if begun.elapsed() >= self.timeout {
                 return Err(LeaseError::Exhausted);
@@ -213,8 +296,11 @@ impl Pool {
     ///
     /// # Errors
     /// Like [`Pool::connect`].
-    pub async fn connect_http1(self: &Rc<Self>) -> Result<Lease, LeaseError> {
-        self.connect_own(OfferedProtocols::Http1).await
+    pub async fn connect_http1(
+        self: &Rc<Self>,
+        user: Option<ConnectionUser<'_>>,
+    ) -> Result<Lease, LeaseError> {
+        self.connect_own(OfferedProtocols::Http1, user).await
     }
 
     /// The current connection attempt, or a new one. It is a task of its own, since the first request that waits for it
@@ -228,7 +314,7 @@ impl Pool {
         *attempt = Some(Rc::clone(&begun));
         let (pool, ended) = (Rc::clone(self), Rc::clone(&begun));
         tokio::task::spawn_local(async move {
-            let outcome = match pool.connect_own(OfferedProtocols::Any).await {
+            let outcome = match pool.connect_own(OfferedProtocols::Any, None).await {
                 Ok(lease) => {
                     lease.keep_unused();
                     Ok(())
@@ -244,17 +330,22 @@ impl Pool {
         begun
     }
 
-    /// A new connection for one request, within the limit.
-    async fn connect_own(self: &Rc<Self>, protocol: OfferedProtocols) -> Result<Lease, LeaseError> {
-        let permit = match &self.bound {
-            None => None,
-            Some(bound) => match self.wait_for_place(bound, protocol).await? {
-                Place::Permit(permit) => Some(permit),
-                Place::Returned(lease) => return Ok(lease),
+    /// A new connection for one request, within the limit, or one that another request has returned.
+    async fn connect_own(
+        self: &Rc<Self>,
+        protocol: OfferedProtocols,
+        user: Option<ConnectionUser<'_>>,
+    ) -> Result<Lease, LeaseError> {
+        let (permit, _granted) = match &self.bound {
+            None => (None, None),
+            Some(bound) => match self.wait_for_place(bound, protocol, user).await? {
+                Place::Permit(permit, guard) => (Some(permit), guard),
+                Place::Returned(lease, _granted) => return Ok(lease.for_user(user)),
             },
         };
         let stream = self.connector.connect(protocol).await?;
         self.add_address(stream.remote_address());
+        self.attend_waiting();
         let leased = match &self.http2 {
             Some(http2_pool) if protocol == OfferedProtocols::Any => {
                 if stream.may_speak_http2() {
@@ -268,14 +359,14 @@ impl Pool {
             }
             _ => self.start_http1(stream, permit),
         };
-        Ok(Lease::new(leased, self))
+        Ok(self.lease(leased, user, Instant::now()))
     }
 
     async fn start_http2(
         self: &Rc<Self>,
         http2_pool: &Http2Pool,
         stream: ClientStream,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<ConnectionPermit>,
     ) -> Result<Leased, LeaseError> {
         let counted = (OpenGuard::new(&self.open), permit);
         let connection = Rc::new(Http2::begin(stream, http2_pool.silence, self.timeout, counted).await?);
@@ -284,10 +375,15 @@ impl Pool {
             return Err(LeaseError::Http2NoStreams);
         }
         http2_pool.connections.borrow_mut().push(Rc::clone(&connection));
-        Ok(Leased::Http2(Stream::new(Slot::new(connection, self))))
+        if let Some(bound) = &self.bound {
+            bound.set_exchanges_per_connection(connection.max_streams());
+        }
+        let stream = self.stream(connection);
+        self.offer_streams(Instant::now());
+        Ok(Leased::Http2(stream))
     }
 
-    fn start_http1(&self, stream: ClientStream, permit: Option<OwnedSemaphorePermit>) -> Leased {
+    fn start_http1(&self, stream: ClientStream, permit: Option<ConnectionPermit>) -> Leased {
         Leased::Http1(Box::new(Connection {
             address: stream.remote_address(),
             http1: http1::Connection::new(stream),
@@ -296,44 +392,8 @@ impl Pool {
         }))
     }
 
-    async fn wait_for_place(
-        self: &Rc<Self>,
-        bound: &Arc<ConnectionBound>,
-        protocol: OfferedProtocols,
-    ) -> Result<Place, LeaseError> {
-        if let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() {
-            return Ok(Place::Permit(permit));
-        }
-        let _waiting = WaitingGuard::new(&bound.waiting, &self.waiting);
-        let wait = async {
-            let mut permit = std::pin::pin!(Arc::clone(&bound.permits).acquire_owned());
-            loop {
-                let returned = self.returned.notified();
-                let kept = match protocol {
-                    OfferedProtocols::Http1 => {
-                        let now = Instant::now();
-                        self.close_idle_http2(now);
-                        self.take_http1(now)
-                    }
-                    OfferedProtocols::Any => self.take_idle(Instant::now()),
-                };
-                if let Some(lease) = kept {
-                    return Ok(Place::Returned(lease));
-                }
-                tokio::select! {
-                    permit = &mut permit => {
-                        return permit.map(Place::Permit).map_err(|_| LeaseError::Exhausted);
-                    }
-                    () = returned => {}
-                    () = tokio::time::sleep(YIELD_INTERVAL), if protocol == OfferedProtocols::Http1 && self.http2.is_some() => {}
-                }
-            }
-        };
-        tokio::time::timeout(self.timeout, wait).await.unwrap_or(Err(LeaseError::Exhausted))
-    }
-
-    /// Closes an idle HTTP/2 connection, to make its slot available to HTTP/1.1. Spares a new connection, which waiting
-    /// requests have yet to use.
+    /// Closes an idle HTTP/2 connection, to make room for one of HTTP/1.1. Spares a new connection, which waiting requests
+    /// have yet to use.
     fn close_idle_http2(&self, now: Instant) {
         let Some(http2_pool) = &self.http2 else { return };
         let mut connections = http2_pool.connections.borrow_mut();
@@ -380,17 +440,16 @@ impl Pool {
         *self.addresses.borrow_mut() = addresses;
     }
 
-    /// Closes connections that are dead or were idle for too long, and one more while another worker waits for a
-    /// connection. Must be called about once per second.
+    /// Closes connections that are dead or were idle for too long. Must be called about once per second.
     pub fn sweep(self: &Rc<Self>, now: Instant) {
         if self.open.get() > 0 {
             self.resolve_again(now);
         }
+        self.exchanges.sample(now);
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|kept| kept.is_usable(now, self.idle_timeout));
-        if self.other_workers_wait() && !idle.is_empty() {
-            idle.remove(0);
-        }
+        self.signal.idle.store(idle.len(), Relaxed);
+        drop(idle);
         if let Some(http2_pool) = &self.http2 {
             http2_pool.connections.borrow_mut().retain(|connection| {
                 let kept = |since| {
@@ -408,22 +467,28 @@ impl Pool {
             let connections = http2_pool.connections.borrow();
             idle += connections.iter().filter(|connection| connection.idle_since().is_some()).count();
         }
-        PoolStats { active: self.open.get().saturating_sub(idle), idle }
+        PoolStats { active: self.open.get().saturating_sub(idle), idle, waiting: self.waiting.get() }
     }
 
-    fn keep(&self, connection: Box<Connection>, now: Instant) {
-        if self.should_yield(now) || self.has_moved(connection.address) {
+    /// Keeps a connection without a request, or passes it to a waiting one.
+    fn keep(self: &Rc<Self>, connection: Box<Connection>, now: Instant) {
+        if self.has_moved(connection.address) {
             return;
         }
-        self.idle.borrow_mut().push(IdleConnection { connection, since: now });
-        if self.waiting.get() > 0 {
-            self.returned.notify_one();
+        if let Some(connection) = self.offer(connection, now) {
+            self.keep_idle(connection, now);
         }
+    }
+
+    fn keep_idle(&self, connection: Box<Connection>, now: Instant) {
+        let mut idle = self.idle.borrow_mut();
+        idle.push(IdleConnection { connection, since: now });
+        self.signal.idle.store(idle.len(), Relaxed);
     }
 
     /// Whether another worker waits for a connection.
     fn other_workers_wait(&self) -> bool {
-        self.bound.as_ref().is_some_and(|bound| bound.waiting.load(Ordering::Relaxed) > self.waiting.get())
+        self.bound.as_ref().is_some_and(|bound| bound.waiting() > self.waiting.get())
     }
 
     /// Adds the address of a new connection to those of the name.
@@ -473,12 +538,6 @@ impl ConnectionAttempt {
     }
 }
 
-/// A place within the bound.
-enum Place {
-    Permit(OwnedSemaphorePermit),
-    Returned(Lease),
-}
-
 #[derive(Debug)]
 struct OpenGuard(Rc<Cell<usize>>);
 
@@ -492,25 +551,5 @@ impl OpenGuard {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
-struct WaitingGuard<'a> {
-    overall: &'a AtomicUsize,
-    here: &'a Cell<usize>,
-}
-
-impl<'a> WaitingGuard<'a> {
-    fn new(overall: &'a AtomicUsize, here: &'a Cell<usize>) -> Self {
-        overall.fetch_add(1, Ordering::Relaxed);
-        here.set(here.get() + 1);
-        Self { overall, here }
-    }
-}
-
-impl Drop for WaitingGuard<'_> {
-    fn drop(&mut self) {
-        self.overall.fetch_sub(1, Ordering::Relaxed);
-        self.here.set(self.here.get() - 1);
     }
 }

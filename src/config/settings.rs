@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -270,7 +270,11 @@ pub struct Backend {
     /// `backend.idle_timeout`: of a kept connection.
     pub idle_timeout: Duration,
     /// `backend.max_connections`, over all workers; `None` if unbounded.
-    pub max_connections: Option<usize>,
+    pub max_connections: Option<NonZeroUsize>,
+    /// `backend.max_share`: the part of the connections that a caller keeps while others wait, from 0 to 1.
+    pub max_share: f64,
+    /// `backend.queue_timeout`: longest wait for one of the connections.
+    pub queue_timeout: Duration,
 }
 
 /// The style of introspection requests.

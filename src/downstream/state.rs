@@ -48,6 +48,14 @@ pub struct ConnectionState {
     streams: Cell<usize>,
     /// Since when a part of a head is awaited, over HTTP/2.
     incomplete_since: Cell<Option<Instant>>,
+    /// Bytes of bodies that the client has read or sent.
+    progress: Cell<u64>,
+    /// Whether a request's body waits for the client.
+    awaits_body: Cell<bool>,
+    /// Whether the exchange ends so that others get a connection to the backend.
+    reclaimed: Cell<bool>,
+    /// How long the request has waited for a connection to the backend.
+    queued: Cell<Option<Duration>>,
     /// Wakes the connection's task.
     waker: RefCell<Option<Waker>>,
 }
@@ -85,6 +93,10 @@ impl ConnectionState {
             wake_when_served: Cell::new(false),
             streams: Cell::new(0),
             incomplete_since: Cell::new(None),
+            progress: Cell::new(0),
+            awaits_body: Cell::new(false),
+            reclaimed: Cell::new(false),
+            queued: Cell::new(None),
             waker: RefCell::default(),
         }
     }
@@ -230,6 +242,58 @@ impl ConnectionState {
             self.overdue.set(true);
             self.wake();
         }
+    }
+
+    /// Records that the client has read or sent `bytes`.
+    pub fn add_progress(&self, bytes: usize) {
+        self.progress.set(self.progress.get().wrapping_add(bytes as u64));
+    }
+
+    /// The bytes that the client has read or sent.
+    pub const fn progress(&self) -> u64 {
+        self.progress.get()
+    }
+
+    /// Records whether a request's body waits for the client.
+    pub fn set_awaits_body(&self, awaits: bool) {
+        self.awaits_body.set(awaits);
+    }
+
+    /// Whether a request's body waits for the client.
+    pub const fn awaits_body(&self) -> bool {
+        self.awaits_body.get()
+    }
+
+    /// Records that an exchange with the backend begins.
+    pub fn begin_exchange(&self) {
+        self.awaits_body.set(false);
+        self.reclaimed.set(false);
+    }
+
+    /// Ends an exchange whose client stalls, so that others get a connection to the backend: with a refusal while the
+    /// response is awaited, otherwise by closing.
+    pub fn reclaim(&self) {
+        self.reclaimed.set(true);
+        if self.deadline.get().is_some() {
+            self.wake();
+        } else {
+            self.request_shutdown(Shutdown::Immediate);
+        }
+    }
+
+    /// Whether the exchange ends so that others get a connection to the backend.
+    pub const fn is_reclaimed(&self) -> bool {
+        self.reclaimed.get()
+    }
+
+    /// Records how long the request has waited for a connection to the backend.
+    pub fn note_queued(&self, waited: Duration) {
+        self.queued.set(Some(waited));
+    }
+
+    /// How long the request has waited for a connection to the backend. `None` at the second call.
+    pub const fn take_queued(&self) -> Option<Duration> {
+        self.queued.replace(None)
     }
 
     /// The number of requests that have ended.

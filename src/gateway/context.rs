@@ -12,6 +12,7 @@ use super::tunnel::UpgradeRequest;
 use crate::backend::body::RequestBody;
 use crate::backend::response::UpstreamResponse;
 use crate::client::call::Call;
+use crate::client::pool::CallerAccount;
 use crate::downstream::Downstream;
 use crate::policy::client;
 use crate::policy::headers;
@@ -27,6 +28,8 @@ pub(super) struct RequestContext<'a> {
     /// The client's body, until forwarding takes it.
     pub(super) body: Option<Incoming>,
     pub(super) record: Box<RequestRecord>,
+    /// The account of the caller in the queue for the backend; `None` if `backend.max_connections` is not set.
+    pub(super) account: Option<Rc<CallerAccount>>,
     pub(super) forwarded: Forwarded,
 }
 
@@ -75,7 +78,7 @@ impl<'a> RequestContext<'a> {
         }
         record.note_head(head);
         record.note_scheme(&head.headers);
-        Self { downstream, body: Some(body), record, forwarded: Forwarded::default() }
+        Self { downstream, body: Some(body), record, account: None, forwarded: Forwarded::default() }
     }
 }
 

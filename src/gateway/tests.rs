@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use tokio::runtime::{self, LocalOptions};
 
 use super::*;
 use crate::client::Connector;
-use crate::client::pool::{ConnectionBound, Pool, PoolStats};
+use crate::client::pool::{BoundSettings, ConnectionBound, Pool, PoolStats};
 use crate::config;
 use crate::config::settings::{Allowance, Rate, RateLimit};
 use crate::policy::ability::Abilities;
@@ -63,7 +63,9 @@ fn gateway_of_test(port: u16, backend_timeout: Duration, change: impl FnOnce(&mu
     let lookup = Lookup::new(Arc::clone(&shared), introspector, metrics.worker(0));
     let backend = &settings.backend;
     let connector = Connector::new(&backend.destination, &backend.tls, backend_timeout).unwrap();
-    let pool = Pool::new(Arc::new(connector), PATIENCE, Some(ConnectionBound::new(2)), PATIENCE);
+    let bound = BoundSettings::of_connections(NonZeroUsize::new(2).unwrap(), PATIENCE);
+    let bound = ConnectionBound::new(bound, 1);
+    let pool = Pool::new(Arc::new(connector), PATIENCE, Some(bound), PATIENCE);
     let backend = Backend::new(Arc::clone(&settings), pool);
     let recorder = Rc::new(Recorder {
         metrics: metrics.worker(0),

@@ -7,9 +7,9 @@ use std::time::{Instant, SystemTime};
 
 use super::bucket::Bucket;
 use super::exceeded;
-use super::origin::Origin;
 use super::table::Table;
 use crate::config::settings::Rate;
+use crate::policy::client::ClientNetwork;
 use crate::policy::refusal::{Exceeded, Limit};
 
 /// The number of addresses tracked at a time, some 6 MiB. If there are more, some of them get a full bucket again.
@@ -19,7 +19,7 @@ const MAX_ADDRESSES: usize = 65_536;
 #[derive(Debug)]
 pub struct AddressLimits {
     rate: Rate,
-    buckets: Table<Origin, Bucket>,
+    buckets: Table<ClientNetwork, Bucket>,
 }
 
 impl AddressLimits {
@@ -50,7 +50,7 @@ impl AddressLimits {
 pub struct AddressConnections {
     max: usize,
     /// The strong count of each `Arc`, less the one in this map, is the number of open connections.
-    counters: HashMap<Origin, Arc<()>>,
+    counters: HashMap<ClientNetwork, Arc<()>>,
     capacity: usize,
 }
 

@@ -5,7 +5,6 @@
 pub mod addresses;
 pub mod bucket;
 pub mod counter;
-pub mod origin;
 mod table;
 pub mod tokens;
 pub mod tunnels;

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::counter::{CountGuard, Counter};
 use super::exceeded;
-use super::origin::Origin;
 use super::table::Table;
 use crate::config::settings::Limits;
+use crate::policy::client::ClientNetwork;
 use crate::policy::refusal::{Exceeded, Limit};
 
 /// Counts the open tunnels of all workers. They are counted without a limit, too, so that a reload that sets a limit
@@ -25,7 +25,7 @@ pub enum Holder {
     /// A token with this introspected id.
     Token(Box<str>),
     /// A client without a token.
-    Address(Origin),
+    Address(ClientNetwork),
 }
 
 /// Counts as a tunnel until it is dropped.

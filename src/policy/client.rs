@@ -1,10 +1,28 @@
 //! The client's address and scheme, as trusted proxies report them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::HeaderMap;
 
 use super::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
+
+/// The client that an address belongs to: an IPv4 address, or an IPv6 /64 network, since one client gets a whole /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientNetwork {
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// The upper 64 bits of an IPv6 address.
+    V6(u64),
+}
+
+impl From<IpAddr> for ClientNetwork {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
+        }
+    }
+}
 
 /// The client's address behind a trusted `peer`: the right-most address of X-Forwarded-For that is not itself `trusted`.
 /// Clients can forge the addresses to the left of it. If all are trusted, or an element is no address, it is the last
@@ -117,6 +135,21 @@ mod tests {
             let trusted = |address: IpAddr| address.to_string().starts_with("10.");
             let found = address(&fields, "10.0.0.1".parse().unwrap(), trusted);
             assert_eq!(found.to_string(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn ipv6_addresses_of_one_64_network_are_one_client() {
+        for (one, other, same) in [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("::192.0.2.1", "192.0.2.1", false),
+        ] {
+            let [first, second] = [one, other].map(|text| ClientNetwork::from(text.parse::<IpAddr>().unwrap()));
+            assert_eq!(first == second, same, "{one} {other}");
         }
     }
 }

@@ -54,7 +54,7 @@ struct UpstreamBody {
 pub struct BodyPiece {
     bytes: Bytes,
     /// `None` over HTTP/1, where the connection takes the next piece after it has written this one.
-    _counted: Option<StreamBytes>,
+    counted: Option<StreamBytes>,
 }
 
 struct StreamBytes {
@@ -64,13 +64,13 @@ struct StreamBytes {
 
 impl BodyPiece {
     const fn uncounted(bytes: Bytes) -> Self {
-        Self { bytes, _counted: None }
+        Self { bytes, counted: None }
     }
 
     fn counted(bytes: Bytes, stream: &Rc<Downstream>) -> Self {
         let length = bytes.len();
         stream.hold_response(length);
-        Self { bytes, _counted: Some(StreamBytes { stream: Rc::clone(stream), length }) }
+        Self { bytes, counted: Some(StreamBytes { stream: Rc::clone(stream), length }) }
     }
 }
 
@@ -85,6 +85,9 @@ impl Buf for BodyPiece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
+        if let Some(StreamBytes { stream, .. }) = &self.counted {
+            stream.state.add_progress(count);
+        }
     }
 }
 
@@ -141,6 +144,10 @@ impl ResponseBody {
         };
         let mut body = Self { source: Source::Backend(source), record: Some(record) };
         body.finish_if_complete();
+        if !body.is_end_stream() {
+            // The client may have left no window for the body, which is then never polled.
+            body.record_pending_write();
+        }
         body
     }
 

@@ -338,6 +338,10 @@ impl Drop for RequestRecord {
         let left = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::BAD_REQUEST);
         let (status, reason) = match self.outcome {
             Some((status, reason)) if self.is_settled => (status, reason),
+            Some((status, _)) if self.downstream.state.is_reclaimed() => {
+                self.detail = Some("the client stalled while other requests waited for a connection");
+                (status, Reason::Overloaded)
+            }
             Some((status, _)) => (status, Reason::ClientGone),
             None => (left, Reason::ClientGone),
         };

@@ -8,7 +8,7 @@ use moka::notification::RemovalCause;
 
 use super::StartError;
 use super::tls::Certificates;
-use crate::client::pool::{ConnectionBound, Pool};
+use crate::client::pool::{BoundSettings, ConnectionBound, Pool};
 use crate::client::{ClientKey, Connector, ConnectorError};
 use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
 use crate::limits::Limiter;
@@ -56,7 +56,7 @@ impl UpstreamClient {
             Some(silence) => connector.with_http2(silence),
             None => connector,
         });
-        let bound = settings.max_connections.map(ConnectionBound::new);
+        let bound = settings.bound.map(|bound| ConnectionBound::new(bound, settings.workers));
         Ok(Arc::new(Self { connector, bound, key }))
     }
 
@@ -73,10 +73,12 @@ impl UpstreamClient {
 struct UpstreamKey {
     destination: Destination,
     tls: ClientTls,
-    /// Time limit for connecting, and for the wait for one of `max_connections`.
+    /// Time limit for connecting.
     timeout: Duration,
     idle_timeout: Duration,
-    max_connections: Option<usize>,
+    bound: Option<BoundSettings>,
+    /// The number of pools.
+    workers: usize,
     /// Time without a frame after which an HTTP/2 connection is pinged; `None` for HTTP/1.1.
     http2: Option<Duration>,
 }
@@ -89,7 +91,12 @@ impl UpstreamKey {
             tls: backend.tls.clone(),
             timeout: backend.connect_timeout,
             idle_timeout: backend.idle_timeout,
-            max_connections: backend.max_connections,
+            bound: backend.max_connections.map(|connections| BoundSettings {
+                connections,
+                max_share: backend.max_share,
+                queue_timeout: backend.queue_timeout,
+            }),
+            workers: settings.threads,
             http2: backend.http2.then(|| MAX_SILENCE.min(backend.timeout / 3)),
         }
     }
@@ -101,7 +108,8 @@ impl UpstreamKey {
             tls: introspection.tls.clone(),
             timeout: introspection.timeout,
             idle_timeout: settings.backend.idle_timeout,
-            max_connections: None,
+            bound: None,
+            workers: settings.threads,
             http2: None,
         }
     }

@@ -101,6 +101,16 @@ macro_rules! on_transport {
     };
 }
 
+impl RecordedIo {
+    fn note_written(&self, written: &Poll<io::Result<usize>>) {
+        let state = &self.downstream.state;
+        if let Poll::Ready(Ok(bytes)) = written {
+            state.add_progress(*bytes);
+        }
+        state.note_write(written.is_pending(), Instant::now);
+    }
+}
+
 impl AsyncRead for RecordedIo {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -122,7 +132,7 @@ impl AsyncWrite for RecordedIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = on_transport!(&mut this.transport, poll_write, context, buffer);
-        this.downstream.state.note_write(written.is_pending(), Instant::now);
+        this.note_written(&written);
         written
     }
 
@@ -133,7 +143,7 @@ impl AsyncWrite for RecordedIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = on_transport!(&mut this.transport, poll_write_vectored, context, buffers);
-        this.downstream.state.note_write(written.is_pending(), Instant::now);
+        this.note_written(&written);
         written
     }
 

@@ -120,16 +120,16 @@ impl Introspection<'_> {
         }
         let request = Request::from_parts(request, ());
         let mut call = Call::new(request.method(), body.clone());
-        let kept = self.pool.take_idle(Instant::now());
+        let kept = self.pool.take_idle(Instant::now(), None);
         let reused = kept.is_some();
         let mut lease = match kept {
             Some(lease) => lease,
-            None => self.pool.connect().await?,
+            None => self.pool.connect(None).await?,
         };
         let mut sent = lease.send(&request, &mut call).await;
         if reused && sent.is_err() {
             // The server may have closed a kept connection meanwhile. Introspecting twice changes nothing.
-            lease = self.pool.connect().await?;
+            lease = self.pool.connect(None).await?;
             call = Call::new(request.method(), body);
             sent = lease.send(&request, &mut call).await;
         }

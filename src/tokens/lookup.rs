@@ -12,6 +12,7 @@ use super::hash::TokenHash;
 use super::introspection_limiter::IntrospectionLimiter;
 use super::introspector::Introspector;
 use super::verdict::Verdict;
+use crate::client::pool::CallerAccount;
 use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
@@ -48,6 +49,8 @@ pub struct CachedToken {
     identity: OnceCell<Identity>,
     /// The token's fields of access lines, encoded by the first line.
     pub logged: OnceCell<TokenFields>,
+    /// The account of its holder in the queue for the backend, set by the first request.
+    pub account: OnceCell<Rc<CallerAccount>>,
     /// The index of the token's usage counters in this worker's table. Only `usage` interprets it.
     pub usage_slot: Cell<u64>,
 }
@@ -284,6 +287,7 @@ impl Lookup {
             hits: Cell::new(0),
             identity: OnceCell::new(),
             logged: OnceCell::new(),
+            account: OnceCell::new(),
             usage_slot: Cell::new(0),
         });
         if cached.fits_in_front()

@@ -305,10 +305,10 @@ impl Export<'_> {
         request.headers_mut().insert(HOST, settings.authority.clone());
         request.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
         request.headers_mut().insert(USER_AGENT, USER_AGENT_VALUE);
-        let kept = if may_reuse { self.pool.take_idle(Instant::now()) } else { None };
+        let kept = if may_reuse { self.pool.take_idle(Instant::now(), None) } else { None };
         let mut lease = match kept {
             Some(lease) => lease,
-            None => self.pool.connect().await?,
+            None => self.pool.connect(None).await?,
         };
         request.headers_mut().insert(CONTENT_LENGTH, message.len().into());
         let mut call = Call::new(request.method(), Full::new(message));

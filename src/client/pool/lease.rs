@@ -12,10 +12,9 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use super::{OpenGuard, Pool};
+use super::{ConnectionPermit, ConnectionUser, ExchangeGuard, OpenGuard, Pool, TunnelPlace};
 use crate::client::call::{Call, RequestSource};
 use crate::client::connect::ClientStream;
 use crate::client::error::{CollectError, ExchangeError};
@@ -30,7 +29,7 @@ pub(super) struct Connection {
     /// How long the server keeps it idle, if announced.
     pub(super) idle_timeout: Option<Duration>,
     /// Its slots in the count of open connections and in the limit.
-    pub(super) counted: (OpenGuard, Option<OwnedSemaphorePermit>),
+    pub(super) counted: (OpenGuard, Option<ConnectionPermit>),
 }
 
 /// A request on an HTTP/2 connection. Its slot is free when it and the task that sends its body have ended.
@@ -58,9 +57,7 @@ impl Drop for Slot {
         {
             http2_pool.connections.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, &self.connection));
         }
-        if self.pool.waiting.get() > 0 {
-            self.pool.returned.notify_one();
-        }
+        self.pool.offer_streams(now);
     }
 }
 
@@ -96,14 +93,37 @@ impl Drop for Stream {
 ///
 /// Dropping it closes it; [`Lease::give_back`] returns it to the pool.
 pub struct Lease {
+    /// Counts as a connection of its user, if the pool has a bound. Dropped first, so that the request which gets the
+    /// connection sees the new number.
+    exchange: Option<ExchangeGuard>,
     leased: Leased,
     pool: Rc<Pool>,
     is_last: bool,
+    /// The place of the tunnel that it may become.
+    tunnel: Option<TunnelPlace>,
 }
 
 impl Lease {
     pub(super) fn new(leased: Leased, pool: &Rc<Pool>) -> Self {
-        Self { leased, pool: Rc::clone(pool), is_last: false }
+        Self { leased, pool: Rc::clone(pool), is_last: false, exchange: None, tunnel: None }
+    }
+
+    /// Counts it as a connection of `user`.
+    pub(super) fn begin_exchange(&mut self, user: ConnectionUser<'_>, now: Instant) {
+        self.exchange = Some(ExchangeGuard::new(&self.pool, user, now));
+    }
+
+    /// Like [`begin_exchange`](Self::begin_exchange), for a connection that another request has returned.
+    pub(super) fn for_user(mut self, user: Option<ConnectionUser<'_>>) -> Self {
+        if let Some(user) = user {
+            self.begin_exchange(user, Instant::now());
+        }
+        self
+    }
+
+    /// Keeps the place of a tunnel for as long as the connection is in use.
+    pub fn set_tunnel(&mut self, place: Option<TunnelPlace>) {
+        self.tunnel = place;
     }
 
     /// The remote address; `None` for a Unix socket.
@@ -257,10 +277,13 @@ impl Lease {
 
     /// Takes over a connection that has switched protocols; `None` for a stream.
     pub fn into_upgraded(self) -> Option<Upgraded> {
-        let Leased::Http1(connection) = self.leased else { return None };
+        let Self { leased: Leased::Http1(connection), exchange, tunnel, .. } = self else { return None };
         let Connection { http1, counted, .. } = *connection;
         let (stream, early) = http1.into_stream();
-        Some(Upgraded { stream, early, _counted: counted })
+        if let Some(exchange) = &exchange {
+            exchange.detach();
+        }
+        Some(Upgraded { stream, early, _counted: counted, _exchange: exchange, _tunnel: tunnel })
     }
 
     /// Returns the connection to the pool once its request has ended: the response has ended, and `call` may take the
@@ -269,24 +292,29 @@ impl Lease {
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
-        let Self { leased, pool, is_last } = self;
+        let Self { leased, pool, is_last, exchange, tunnel: _ } = self;
         let mut connection = match leased {
             Leased::Http1(connection) => connection,
-            Leased::Http2(stream) => return stream.end(pool.idle_timeout, is_last),
+            Leased::Http2(stream) => return stream.end(&pool, is_last, exchange),
         };
         if is_last || !connection.http1.may_be_reusable() {
             return;
         }
         if call.as_ref().is_none_or(|call| call.is_complete()) {
+            drop(exchange);
             pool.keep(connection, now);
             return;
+        }
+        if let Some(exchange) = &exchange {
+            exchange.detach();
         }
         tokio::task::spawn_local(async move {
             let Some(outgoing) = call.as_deref_mut().and_then(Call::outgoing) else { return };
             let finished = poll_fn(|context| connection.http1.poll_finish(context, outgoing));
-            if let Ok(Ok(())) = tokio::time::timeout(pool.idle_timeout, finished).await
+            if let Some(Ok(())) = pool.finish(finished).await
                 && connection.http1.is_reusable(Some(outgoing))
             {
+                drop(exchange);
                 pool.keep(connection, Instant::now());
             }
         });
@@ -294,14 +322,21 @@ impl Lease {
 }
 
 impl Stream {
-    /// Ends a stream whose response is complete. The rest of the request body has `time_limit`, unless it `is_last`.
-    fn end(mut self, time_limit: Duration, is_last: bool) {
+    /// Ends a stream whose response is complete. The rest of the request body may be sent, unless it `is_last`.
+    fn end(mut self, pool: &Rc<Pool>, is_last: bool, exchange: Option<ExchangeGuard>) {
         if is_last || self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
+            // Before the stream, whose slot then goes to the next request.
+            drop(exchange);
             return;
         }
+        if let Some(exchange) = &exchange {
+            exchange.detach();
+        }
+        let pool = Rc::clone(pool);
         tokio::task::spawn_local(async move {
+            let _exchange = exchange;
             if let Some(upload) = &mut self.upload {
-                let _ = tokio::time::timeout(time_limit, upload).await;
+                let _ = pool.finish(upload).await;
             }
         });
     }
@@ -312,7 +347,10 @@ pub struct Upgraded {
     stream: ClientStream,
     /// Bytes received after the head of the response.
     early: Bytes,
-    _counted: (OpenGuard, Option<OwnedSemaphorePermit>),
+    // Dropped before the permit, so that the next request sees the caller's new number.
+    _exchange: Option<ExchangeGuard>,
+    _tunnel: Option<TunnelPlace>,
+    _counted: (OpenGuard, Option<ConnectionPermit>),
 }
 
 impl AsyncRead for Upgraded {

@@ -1,4 +1,5 @@
 use std::net::Ipv4Addr;
+use std::num::NonZeroUsize;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
@@ -23,25 +24,25 @@ fn address_removed_from_dns_is_not_reused() {
         let time_limit = Duration::from_secs(5);
         let connector = Connector::new(&destination, &ClientTls::default(), time_limit).unwrap();
         let pool = Pool::new(Arc::new(connector), Duration::from_secs(60), None, time_limit);
-        let kept = || pool.take_idle(Instant::now());
+        let kept = || pool.take_idle(Instant::now(), None);
 
         for (addresses, stays) in [(vec![HERE, ELSEWHERE], true), (vec![ELSEWHERE], false)] {
             pool.addresses.take();
-            pool.connect().await.unwrap().keep_unused();
+            pool.connect(None).await.unwrap().keep_unused();
             pool.set_addresses(Addresses { known: addresses, unanswered: None });
             assert_eq!(pool.stats().idle, usize::from(stays));
             assert_eq!(kept().is_some(), stays);
         }
 
         pool.addresses.take();
-        let in_use = pool.connect().await.unwrap();
+        let in_use = pool.connect(None).await.unwrap();
         pool.set_addresses(Addresses { known: vec![ELSEWHERE], unanswered: None });
         assert_eq!(pool.stats().active, 1);
         in_use.keep_unused();
         assert!(kept().is_none());
 
         // A connection to an address that the name has since the last lookup is kept.
-        let new = pool.connect().await.unwrap();
+        let new = pool.connect(None).await.unwrap();
         new.keep_unused();
         assert!(kept().is_some());
     });
@@ -61,7 +62,7 @@ fn connection_of_an_unanswered_family_is_kept() {
         let v6 = "2001:db8::1".parse().unwrap();
         for (unanswered, stays) in [(Some(Family::V4), true), (Some(Family::V6), false)] {
             pool.addresses.take();
-            pool.connect().await.unwrap().keep_unused();
+            pool.connect(None).await.unwrap().keep_unused();
             pool.set_addresses(Addresses { known: vec![v6], unanswered });
             assert_eq!(pool.stats().idle, usize::from(stays), "{unanswered:?}");
         }
@@ -85,14 +86,15 @@ fn idle_http2_connection_makes_room_for_http1() {
         let time_limit = Duration::from_secs(2);
         let connector = Connector::new(&destination, &ClientTls::default(), time_limit).unwrap();
         let connector = Arc::new(connector.with_http2(Duration::from_secs(10)));
-        let bound = Some(ConnectionBound::new(1));
+        let bound =
+            Some(ConnectionBound::new(BoundSettings::of_connections(NonZeroUsize::MIN, time_limit), 1));
         let pool = Pool::new(connector, Duration::from_secs(60), bound, time_limit);
 
-        let stream = pool.connect().await.unwrap();
+        let stream = pool.connect(None).await.unwrap();
         assert!(stream.is_stream());
         // A connection in use is awaited instead.
         let began = Instant::now();
-        let (alone, ()) = tokio::join!(pool.connect_http1(), async {
+        let (alone, ()) = tokio::join!(pool.connect_http1(None), async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             drop(stream);
         });

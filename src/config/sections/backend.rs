@@ -1,9 +1,11 @@
 //! `backend`: where permitted requests go.
 
+use std::num::NonZeroUsize;
+
 use super::address::BaseUrl;
 use super::client_tls::{self, ClientTls};
 use crate::config::language::{
-    ANY, Decoder, Diagnostic, OnOff, Period, Spanned, Timeout, Whole, section, words,
+    ANY, Decoder, Diagnostic, OnOff, Period, Ratio, Spanned, Timeout, Whole, section, words,
 };
 use crate::config::settings::{self, BackendHost};
 use crate::policy::method::MethodOverride;
@@ -32,8 +34,15 @@ section! {
         /// How long an idle connection is kept. It must be shorter than the backend's keep-alive timeout, which is 5 s
         /// in Node.js and Apache. `Keep-Alive: timeout=N` in a response lowers it to N - 1 seconds.
         idle_timeout: Period = "4s",
-        /// Largest number of connections to the backend; 0: unlimited.
+        /// Largest number of connections to the backend; 0: unlimited. Further requests wait, and a free connection goes to
+        /// the caller (the token; on public routes the client's address or IPv6 /64) that uses the fewest.
         max_connections: Whole<0, ANY> = 0,
+        /// The part of `max_connections` that a caller keeps while others wait, from 0 to 1, but at least one connection.
+        /// Of what it has beyond that, exchanges are ended whose client stalls for a second. Also the part that all
+        /// tunnels together may use.
+        max_share: Ratio = 0.5,
+        /// Longest wait for one of `max_connections`; null: that of `connect_timeout`.
+        queue_timeout: Option<Timeout>,
     }
 }
 
@@ -61,6 +70,8 @@ pub(crate) fn compile(raw: Backend, decoder: &mut Decoder<'_>) -> settings::Back
         connect_timeout: raw.connect_timeout.0,
         timeout: raw.timeout.0,
         idle_timeout: raw.idle_timeout.0,
-        max_connections: raw.max_connections.positive_count(),
+        max_connections: NonZeroUsize::new(raw.max_connections.count()),
+        max_share: raw.max_share.0,
+        queue_timeout: raw.queue_timeout.map_or(raw.connect_timeout.0, |timeout| timeout.0),
     }
 }

@@ -85,6 +85,7 @@ impl Worker {
         let change = |now: usize, before: usize| now as i64 - before as i64;
         metrics.backend_connections(ConnectionUse::Active, change(now.active, before.active));
         metrics.backend_connections(ConnectionUse::Idle, change(now.idle, before.idle));
+        metrics.queue_length(change(now.waiting, before.waiting));
     }
 }
 

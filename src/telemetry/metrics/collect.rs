@@ -60,6 +60,8 @@ shapes! {
         "Largest number of open client connections.";
     BACKEND_CONNECTIONS: GAUGE "stockaj_gateway_backend_connections" ["state"]
         "Open backend connections by state.";
+    BACKEND_QUEUE_LENGTH: GAUGE "stockaj_gateway_backend_queue_length" []
+        "Requests that wait for one of `backend.max_connections`.";
     TUNNELS: GAUGE "stockaj_gateway_tunnels_open" []
         "Open tunnels (WebSocket connections).";
     CONFIG_RELOAD_SUCCESS: GAUGE "stockaj_gateway_config_reload_success" []
@@ -205,6 +207,8 @@ impl Sum {
     }
 
     fn tunnels(&self, families: &mut Vec<MetricFamily>) {
+        let waiting: i64 = self.shared.shards.iter().map(|shard| shard.queue_length.load(Relaxed)).sum();
+        families.push(BACKEND_QUEUE_LENGTH.single(waiting as f64));
         let open: i64 = self.shared.shards.iter().map(|shard| shard.tunnels.load(Relaxed)).sum();
         families.push(TUNNELS.single(open as f64));
     }

@@ -22,6 +22,8 @@ labels! {
     TimedPhase {
         /// Waiting for introspection.
         Introspection = "introspection",
+        /// Waiting for one of `backend.max_connections`; only requests that had to.
+        Queue = "queue",
         /// From the first attempt to reach the backend to the head of its response.
         Backend = "backend",
         /// The rest, in the gateway itself.

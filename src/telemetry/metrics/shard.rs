@@ -34,6 +34,7 @@ pub(super) struct Shard {
     pub(super) client_connections: [AtomicI64; ConnectionUse::ALL.len()],
     pub(super) backend_connections: [AtomicI64; ConnectionUse::ALL.len()],
     pub(super) tunnels: AtomicI64,
+    pub(super) queue_length: AtomicI64,
     /// Age of the oldest verdict used, in nanoseconds: in this window and in the one before.
     pub(super) oldest_verdicts: [AtomicU64; 2],
 }

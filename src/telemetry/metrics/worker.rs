@@ -128,6 +128,11 @@ impl WorkerMetrics {
         shard::add_signed(&self.0.shard.backend_connections[state as usize], change);
     }
 
+    /// Adds to the requests that wait for a connection to the backend.
+    pub fn queue_length(&self, change: i64) {
+        shard::add_signed(&self.0.shard.queue_length, change);
+    }
+
     /// Adds to the open tunnels.
     pub fn tunnels(&self, change: i64) {
         shard::add_signed(&self.0.shard.tunnels, change);
