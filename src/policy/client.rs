@@ -148,7 +148,8 @@ mod tests {
             ("2001:db8::1", "2001:db8:0:1::1", false),
             ("::192.0.2.1", "192.0.2.1", false),
         ] {
-            let [first, second] = [one, other].map(|text| ClientNetwork::from(text.parse::<IpAddr>().unwrap()));
+            let [first, second] =
+                [one, other].map(|text| ClientNetwork::from(text.parse::<IpAddr>().unwrap()));
             assert_eq!(first == second, same, "{one} {other}");
         }
     }
