@@ -1,6 +1,7 @@
 //! Rate limits, connection limits and body limits, by token, address and route.
 
 mod in_flight; // `rate_limit.in_flight`: how long a request counts
+mod quota; // `rate_limit.quota`: requests in a window, and across restarts
 mod scopes; // `rate_limit.by_ability` and `by_workspace`: which requests share a limit
 
 use std::sync::Arc;

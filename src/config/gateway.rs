@@ -156,7 +156,9 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
     let map = abilities::compile(&raw.abilities.value, raw.mode.value, decoder);
     let introspection = introspection::compile(raw.introspection, decoder);
     let response = &introspection.response;
-    let rate_limit = raw.rate_limit.map(|raw| rate_limit::compile(raw, &map, response, decoder));
+    let usage = raw.usage.map(|raw| usage::compile(raw.value, decoder));
+    let limited = raw.rate_limit.map(|raw| rate_limit::compile(raw, &map, response, usage.as_ref(), decoder));
+    let (rate_limit, quota) = limited.unzip();
     Settings {
         listen: listen::compile(raw.listen, decoder),
         admin: admin::compile(raw.admin),
@@ -168,10 +170,11 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
         cache: cache::compile(raw.cache, &map, decoder),
         limits: limits::compile(raw.limits),
         rate_limit,
+        quota: quota.flatten(),
         redis: raw.redis.and_then(|raw| redis::compile(raw, decoder)),
         webhook: raw.webhook.and_then(|raw| webhook::compile(raw, decoder)),
         traces: traces::compile(raw.traces, decoder),
-        usage: raw.usage.map(|raw| usage::compile(raw.value, decoder)),
+        usage,
         threads: runtime::compile(raw.runtime),
         log: log::compile(raw.log),
         shadow: shadow::compile(&raw.mode, raw.shadow.as_ref(), &raw.shadow_authentication, &map, decoder),

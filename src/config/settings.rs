@@ -47,6 +47,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The limits of each token; `None` if there are none.
     pub rate_limit: Option<RateLimit>,
+    /// The file of `rate_limit.quota`; `None` without quotas.
+    pub quota: Option<QuotaStore>,
     /// The Redis for revocations of other replicas; `None` if the gateway runs alone.
     pub redis: Option<Redis>,
     /// Webhooks of Stockaj about changed and deleted tokens; `None` if off.
@@ -551,6 +553,8 @@ pub struct Allowance {
     pub rate: Rate,
     /// `in_flight`; `None` if unlimited.
     pub in_flight: Option<NonZeroU32>,
+    /// `quota`: requests in each window; `None` if unlimited.
+    pub quota: Option<NonZeroU32>,
     /// Whether `by_id` sets its rate, so that it does not share that of its workspace.
     pub has_own_rate: bool,
 }
@@ -558,11 +562,16 @@ pub struct Allowance {
 impl Allowance {
     /// The lower value of each field.
     pub fn min(self, other: Self) -> Self {
-        let in_flight = match (self.in_flight, other.in_flight) {
+        let lower = |one: Option<NonZeroU32>, other| match (one, other) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        Self { rate: self.rate.min(other.rate), in_flight, ..self }
+        Self {
+            rate: self.rate.min(other.rate),
+            in_flight: lower(self.in_flight, other.in_flight),
+            quota: lower(self.quota, other.quota),
+            ..self
+        }
     }
 }
 
@@ -579,6 +588,30 @@ pub struct RateLimit {
     pub by_ability: Box<[(Box<str>, Rate)]>,
     /// `rate_limit.by_workspace`: whether the tokens of a workspace share the default rate, in addition.
     pub by_workspace: bool,
+    /// `rate_limit.quota.per`; `None` without quotas.
+    pub quota_period: Option<QuotaPeriod>,
+}
+
+/// `rate_limit.quota.per`: a window of UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaPeriod {
+    /// From minute 0 to minute 0.
+    Hour,
+    /// From midnight to midnight.
+    Day,
+    /// From the first to the first.
+    Month,
+}
+
+/// `rate_limit.quota`: where its counts are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaStore {
+    /// `path`
+    pub path: PathBuf,
+    /// `per`
+    pub period: QuotaPeriod,
+    /// `flush_interval`
+    pub flush_interval: Duration,
 }
 
 /// `usage`

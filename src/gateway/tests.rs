@@ -182,13 +182,14 @@ fn panic_in_a_request_is_500_and_keeps_the_connection() {
 fn panic_ends_its_request_in_flight() {
     let gateway_of_test = gateway_of_test(9, PANICS, |settings| {
         let rate = Rate { requests_per_second: NonZeroU32::MIN, burst: NonZeroU32::MAX };
-        let default = Allowance { rate, in_flight: Some(NonZeroU32::MIN), has_own_rate: false };
+        let default = Allowance { rate, in_flight: Some(NonZeroU32::MIN), quota: None, has_own_rate: false };
         settings.rate_limit = Some(RateLimit {
             default,
             by_name: Default::default(),
             by_id: Default::default(),
             by_ability: Default::default(),
             by_workspace: false,
+            quota_period: None,
         });
     });
     gateway_of_test.store_token("7|x", "7");

@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod bucket;
 pub mod counter;
+pub mod quota;
 mod table;
 pub mod tokens;
 pub mod tunnels;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use self::addresses::AddressLimits;
-use self::tokens::{InFlightCounts, TokenLimits};
+use self::quota::QuotaCounts;
+use self::tokens::{TokenCounts, TokenLimits};
 use self::tunnels::TunnelCounts;
 use crate::config::settings::Settings;
 use crate::policy::refusal::{Exceeded, Limit};
@@ -28,7 +30,7 @@ pub struct Limiter {
     pub addresses: Option<Arc<AddressLimits>>,
     /// `limits.tunnels` and `limits.tunnels_per_token`
     pub tunnels: Arc<TunnelCounts>,
-    in_flight: Arc<InFlightCounts>,
+    counts: Arc<TokenCounts>,
 }
 
 impl Limiter {
@@ -44,10 +46,10 @@ impl Limiter {
     }
 
     fn with(settings: &Settings, before: Option<&Self>) -> Self {
-        let in_flight = before.map(|before| Arc::clone(&before.in_flight)).unwrap_or_default();
+        let counts = before.map(|before| Arc::clone(&before.counts)).unwrap_or_default();
         let tokens = settings.rate_limit.as_ref().map(|rate_limit| {
             let kept = before.and_then(|before| before.tokens.as_ref());
-            let new = || Arc::new(TokenLimits::new(rate_limit.clone(), Arc::clone(&in_flight)));
+            let new = || Arc::new(TokenLimits::new(rate_limit.clone(), Arc::clone(&counts)));
             kept.filter(|kept| kept.settings() == rate_limit).map_or_else(new, Arc::clone)
         });
         let addresses = settings.limits.requests_per_address.map(|rate| {
@@ -56,7 +58,12 @@ impl Limiter {
                 .map_or_else(|| Arc::new(AddressLimits::new(rate)), Arc::clone)
         });
         let tunnels = before.map(|before| Arc::clone(&before.tunnels)).unwrap_or_default();
-        Self { tokens, addresses, tunnels, in_flight }
+        Self { tokens, addresses, tunnels, counts }
+    }
+
+    /// The counts of `rate_limit.quota`, which belong to the process.
+    pub fn quotas(&self) -> Arc<QuotaCounts> {
+        Arc::clone(&self.counts.quotas)
     }
 
     /// Whether the limits that verdicts hold are those of `other`.

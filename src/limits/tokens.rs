@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::bucket::Bucket;
 use super::counter::{CountGuard, Counter};
 use super::exceeded;
+use super::quota::{QuotaCounter, QuotaCounts, Window};
 use super::table::Table;
-use crate::config::settings::{Rate, RateLimit};
+use crate::config::settings::{Allowance, QuotaPeriod, Rate, RateLimit};
 use crate::policy::ability::{Abilities, Requirement};
 use crate::policy::refusal::{Exceeded, Limit};
 
@@ -21,7 +22,7 @@ use crate::policy::refusal::{Exceeded, Limit};
 pub struct TokenLimits {
     settings: RateLimit,
     buckets: Table<Key, Arc<Bucket>>,
-    in_flight: Arc<InFlightCounts>,
+    counts: Arc<TokenCounts>,
 }
 
 /// The holder of a bucket.
@@ -37,22 +38,25 @@ enum Key {
     Token(Box<str>),
 }
 
-/// The requests in flight of each token, by its id. They belong to the process: a reload that changes the limit counts
-/// the requests of earlier configurations.
+/// What is counted of each token, by its id. The counts belong to the process: a reload that changes a limit counts the
+/// requests of earlier configurations.
 #[derive(Debug)]
-pub struct InFlightCounts(Table<Box<str>, Arc<Counter>>);
+pub struct TokenCounts {
+    in_flight: Table<Box<str>, Arc<Counter>>,
+    pub(super) quotas: Arc<QuotaCounts>,
+}
 
-impl Default for InFlightCounts {
+impl Default for TokenCounts {
     fn default() -> Self {
-        Self(Table::new(usize::MAX))
+        Self { in_flight: Table::new(usize::MAX), quotas: Arc::default() }
     }
 }
 
-impl InFlightCounts {
-    fn of(&self, id: &str) -> Arc<Counter> {
+impl TokenCounts {
+    fn in_flight(&self, id: &str) -> Arc<Counter> {
         // The cached verdicts of a token and its requests in flight hold its counter.
         let is_idle = |counter: &Arc<Counter>| Arc::strong_count(counter) == 1;
-        self.0.with(id.into(), Arc::default, is_idle, Arc::clone)
+        self.in_flight.with(id.into(), Arc::default, is_idle, Arc::clone)
     }
 }
 
@@ -74,6 +78,7 @@ struct FurtherLimits {
     /// The owner of the token can change its name, so a name may only lower the limit.
     by_name: Option<Arc<Bucket>>,
     in_flight: Option<InFlightLimit>,
+    quota: Option<QuotaLimit>,
 }
 
 /// A token, as introspected.
@@ -103,6 +108,13 @@ pub struct TokenRequest<'a> {
 }
 
 #[derive(Debug)]
+struct QuotaLimit {
+    counter: Arc<QuotaCounter>,
+    max: NonZeroU32,
+    period: QuotaPeriod,
+}
+
+#[derive(Debug)]
 struct InFlightLimit {
     count: Arc<Counter>,
     max: NonZeroU32,
@@ -125,6 +137,10 @@ impl TokenLimit {
             let taken = self.own.take(now).map(|()| None);
             return taken.map_err(|wait| refuse(Limit::RequestsPerSecond, &self.own, wait));
         };
+        let quota = further.quota.as_ref().map(|quota| (quota, SystemTime::now()));
+        if let Some((quota, wall)) = quota {
+            quota.counter.check(quota.window(wall), quota.max).map_err(|_| quota.refuse(wall))?;
+        }
         for (limit, bucket) in self.buckets(further, tokens, request) {
             bucket.check(now).map_err(|wait| refuse(limit, bucket, wait))?;
         }
@@ -134,6 +150,9 @@ impl TokenLimit {
         };
         for (limit, bucket) in self.buckets(further, tokens, request) {
             bucket.take(now).map_err(|wait| refuse(limit, bucket, wait))?;
+        }
+        if let Some((quota, wall)) = quota {
+            quota.counter.take(quota.window(wall), quota.max).map_err(|_| quota.refuse(wall))?;
         }
         Ok(guard)
     }
@@ -161,6 +180,17 @@ impl TokenLimit {
     }
 }
 
+impl QuotaLimit {
+    fn window(&self, now: SystemTime) -> Window {
+        Window::at(self.period, now)
+    }
+
+    #[cold]
+    fn refuse(&self, now: SystemTime) -> Exceeded {
+        exceeded(Limit::Quota, self.max, self.window(now).left(now), now)
+    }
+}
+
 impl InFlightLimit {
     fn admit(&self) -> Result<CountGuard, Exceeded> {
         let refuse = || exceeded(Limit::InFlight, self.max, Duration::ZERO, SystemTime::now());
@@ -175,8 +205,8 @@ fn refuse(limit: Limit, bucket: &Bucket, wait: Duration) -> Exceeded {
 
 impl TokenLimits {
     /// Creates the table for `settings`.
-    pub fn new(settings: RateLimit, in_flight: Arc<InFlightCounts>) -> Self {
-        Self { settings, buckets: Table::new(usize::MAX), in_flight }
+    pub fn new(settings: RateLimit, counts: Arc<TokenCounts>) -> Self {
+        Self { settings, buckets: Table::new(usize::MAX), counts }
     }
 
     /// The settings.
@@ -186,11 +216,11 @@ impl TokenLimits {
 
     /// The limit of a token.
     pub fn limit(&self, token: TokenIdentity<'_>, now: Instant) -> TokenLimit {
-        let RateLimit { default, by_name, by_id, by_ability, by_workspace } = &self.settings;
+        let RateLimit { default, by_name, by_id, by_ability, by_workspace, quota_period } = &self.settings;
         let TokenIdentity { id, name, workspace_id } = token;
         let own = by_id.get(id).unwrap_or(default);
         let lowered = name.and_then(|name| Some((name, own.min(*by_name.get(name)?))));
-        let in_flight = lowered.map_or(own.in_flight, |(_, lowered)| lowered.in_flight);
+        let Allowance { in_flight, quota, .. } = lowered.map_or(*own, |(_, lowered)| lowered);
         let lowered = lowered.filter(|(_, lowered)| lowered.rate != own.rate);
         let workspace_id = workspace_id.filter(|_| *by_workspace && !own.has_own_rate);
         let further = FurtherLimits {
@@ -199,12 +229,17 @@ impl TokenLimits {
             by_name: lowered.map(|(name, lowered)| {
                 self.bucket(Key::Name { id: id.into(), name: name.into() }, lowered.rate, now)
             }),
-            in_flight: in_flight.map(|max| InFlightLimit { count: self.in_flight.of(id), max }),
+            in_flight: in_flight.map(|max| InFlightLimit { count: self.counts.in_flight(id), max }),
+            quota: quota.zip(*quota_period).map(|(max, period)| {
+                let window = Window::at(period, SystemTime::now());
+                QuotaLimit { counter: self.counts.quotas.of(id, window), max, period }
+            }),
         };
         let is_used = further.workspace.is_some()
             || !further.abilities.is_empty()
             || further.by_name.is_some()
-            || further.in_flight.is_some();
+            || further.in_flight.is_some()
+            || further.quota.is_some();
         TokenLimit {
             own: self.bucket(Key::Token(id.into()), own.rate, now),
             further: is_used.then(|| Box::new(further)),

@@ -117,6 +117,8 @@ pub enum Limit {
     ByWorkspace,
     /// `rate_limit.in_flight`
     InFlight,
+    /// `rate_limit.quota`
+    Quota,
 }
 
 impl Limit {
@@ -131,6 +133,7 @@ impl Limit {
             Self::ByAbility => "by_ability",
             Self::ByWorkspace => "by_workspace",
             Self::InFlight => "in_flight",
+            Self::Quota => "quota",
         }
     }
 }

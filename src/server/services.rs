@@ -14,6 +14,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::revoker::Revoker;
 use crate::traces::TraceExporter;
+use crate::usage::quota::QuotaWriter;
 use crate::usage::writer::Usage;
 
 /// The services of the process.
@@ -26,6 +27,7 @@ pub(super) struct Services {
     /// The current settings, which the admin listener reads.
     pub(super) settings: Arc<ArcSwap<Settings>>,
     traces: TraceExporter,
+    quotas: QuotaWriter,
     replicas: Replicas,
 }
 
@@ -45,6 +47,7 @@ impl Services {
             settings: Arc::new(ArcSwap::new(Arc::clone(&configuration.settings))),
             uncovered: UncoveredRequests::new(configuration.settings.threads),
             traces: TraceExporter::new(Arc::clone(&metrics)),
+            quotas: QuotaWriter::new(Arc::clone(&metrics), configuration.limiter.quotas()),
             replicas: Replicas::new(Arc::clone(&revoker), Arc::clone(&metrics)),
             revoker,
             metrics,
@@ -68,6 +71,7 @@ impl Services {
         for (service, result) in [
             ("traces", self.traces.apply(resources.traces.as_ref())),
             ("usage", self.usage.apply(settings.usage.as_ref())),
+            ("quota", self.quotas.apply(settings.quota.as_ref())),
             ("redis", self.replicas.apply(resources.redis.as_ref())),
         ] {
             if let Err(error) = result {
@@ -82,6 +86,7 @@ impl Services {
     pub(super) fn shutdown(&self, admin: admin::Handle, immediately: bool) {
         self.traces.stop(immediately);
         self.usage.stop();
+        self.quotas.stop();
         tracing::info!("drained");
         admin.stop();
         // After the last revocation by the admin listener.

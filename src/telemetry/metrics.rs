@@ -32,7 +32,7 @@ pub use labels::{
 use routes::{NONE, Routes, UNMAPPED};
 pub use routes::{RouteLabel, RouteNumber, RouteNumbers};
 use shard::Shard;
-pub use usage::UsageMetrics;
+pub use usage::{QuotaMetrics, UsageMetrics};
 pub use worker::WorkerMetrics;
 
 /// The media type of [`Metrics::render`].
@@ -88,6 +88,7 @@ struct MetricsState {
     /// 2 without Redis: the metrics are absent.
     redis_connected: AtomicU64,
     usage: UsageMetrics,
+    quota: QuotaMetrics,
 }
 
 /// The labels of shadow decisions: change, map, route and method.
@@ -137,6 +138,7 @@ impl Metrics {
             traces: AtomicBool::new(false),
             redis_connected: AtomicU64::new(2),
             usage: UsageMetrics::default(),
+            quota: QuotaMetrics::default(),
         });
         let registry = Registry::new();
         let registered = registry.register(Box::new(collect::Sum::new(Arc::clone(&shared))));
@@ -255,6 +257,11 @@ impl Metrics {
     /// The metrics of the usage ledger.
     pub fn usage(&self) -> &UsageMetrics {
         &self.shared.usage
+    }
+
+    /// The metrics of quotas.
+    pub fn quota(&self) -> &QuotaMetrics {
+        &self.shared.quota
     }
 
     /// Registers a callback that every [`Metrics::render`] calls first, on its thread.

@@ -85,6 +85,9 @@ pub enum LedgerError {
     /// Another version of this program wrote the file.
     #[error("the ledger has format {0}; this version supports format {FORMAT}")]
     Format(String),
+    /// The file of quotas has another format, such as that of the ledger.
+    #[error("the file has format `{0}`, which is not that of quotas")]
+    QuotaFormat(String),
     /// A read or write failed.
     #[error(transparent)]
     Storage(#[from] redb::Error),
@@ -154,21 +157,7 @@ impl Ledger {
     /// # Errors
     /// Returns an error if the file cannot be opened, is in use, or is not a ledger.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let io = |source| LedgerError::Io { path: path.to_owned(), source };
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
-            && !directory.exists()
-        {
-            fs::create_dir(directory)
-                .map_err(|source| LedgerError::Io { path: directory.to_owned(), source })?;
-        }
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let backend = FileBackend::new(file.map_err(io)?).map_err(|error| open_error(path, error))?;
-        let database = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend)
-            .map_err(|error| open_error(path, error))?;
-        let database = Arc::new(database);
+        let database = Arc::new(open_database(path, CACHE_BYTES)?);
         // Writes only to a new file, so that a ledger on a full disk can still be read.
         let rules = match Self::rules(&database)? {
             Some(rules) => rules,
@@ -302,6 +291,20 @@ impl Ledger {
         let Sizes { days_dropped, dropped, .. } = sizes;
         Ok(WriteSummary { days_dropped, dropped, tokens, size: sizes.sum() })
     }
+}
+
+/// Opens a database, or creates one that only its owner can read. Creates its directory if necessary, but not the parents.
+pub(super) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, LedgerError> {
+    let io = |source| LedgerError::Io { path: path.to_owned(), source };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+        && !directory.exists()
+    {
+        fs::create_dir(directory).map_err(|source| LedgerError::Io { path: directory.to_owned(), source })?;
+    }
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let backend = FileBackend::new(file.map_err(io)?).map_err(|error| open_error(path, error))?;
+    let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend);
+    database.map_err(|error| open_error(path, error))
 }
 
 /// The rules in the file by number, without damaged records.

@@ -11,6 +11,7 @@ pub mod overview;
 pub mod page;
 pub mod pending;
 pub mod query;
+pub mod quota;
 pub mod read;
 mod record;
 pub mod report;

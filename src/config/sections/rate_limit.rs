@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::path::{Component, Path, PathBuf};
 
 use super::abilities::warn_of_unrequired;
-use crate::config::language::{ANY, Decoder, Diagnostic, Named, OnOff, Spanned, Whole, join, section};
-use crate::config::settings::{self, Allowance, Rate, ResponsePointers};
+use super::usage::MIN_INTERVAL;
+use crate::config::language::{
+    ANY, Decoder, Diagnostic, Named, OnOff, PrivatePath, Spanned, Timeout, Whole, join, section, words,
+};
+use crate::config::settings::{self, Allowance, QuotaPeriod, QuotaStore, Rate, ResponsePointers};
 use crate::policy::map::AbilityMap;
 
 /// The highest configurable rate, in requests per second; more than a gateway can serve.
@@ -34,8 +38,27 @@ section! {
         /// Tokens without a workspace, and those whose rate `by_id` sets, count for themselves only. Requires
         /// `introspection.response.workspace_id`.
         by_workspace: Spanned<OnOff> = false,
+        /// Largest number of requests of each token in a window of time. Without this section there is none.
+        quota: Option<Spanned<Quota>>,
     }
 }
+
+section! {
+    /// Largest number of requests of each token in an hour, a day or a month. The counts survive restarts.
+    Quota {
+        /// Largest number of requests.
+        requests: Whole<1, ANY>,
+        /// The window, in UTC: `hour`, `day` or `month`.
+        per: QuotaPeriod,
+        /// File of the counts. Only one gateway can use it. The gateway creates a missing directory. Default:
+        /// `quota.redb` beside `usage.path`; required without `usage`.
+        path: Option<Spanned<PrivatePath>>,
+        /// How often counts are written to disk. A crash loses at most this much.
+        flush_interval: Spanned<Timeout> = "10s",
+    }
+}
+
+words!(QuotaPeriod { "hour" => Self::Hour, "day" => Self::Day, "month" => Self::Month });
 
 section! {
     /// The limits of some tokens. Absent keys keep the common value.
@@ -46,6 +69,8 @@ section! {
         burst: Option<Whole<1, MAX_REQUESTS>>,
         /// Largest number of requests in flight; 0: unlimited.
         in_flight: Option<Whole<0, ANY>>,
+        /// Largest number of requests in each window of `rate_limit.quota`; 0: unlimited.
+        quota: Option<Spanned<Whole<0, ANY>>>,
     }
 }
 
@@ -63,19 +88,25 @@ pub(crate) fn compile(
     raw: RateLimit,
     map: &AbilityMap,
     response: &ResponsePointers,
+    usage: Option<&settings::Usage>,
     decoder: &mut Decoder<'_>,
-) -> settings::RateLimit {
+) -> (settings::RateLimit, Option<QuotaStore>) {
     let common =
         Rate { requests_per_second: at_least_one(raw.requests_per_second), burst: at_least_one(raw.burst) };
     let rate = |requests_per_second: Option<Requests>, burst: Option<Requests>| Rate {
         requests_per_second: requests_per_second.map_or(common.requests_per_second, at_least_one),
         burst: burst.map_or(common.burst, at_least_one),
     };
-    let default =
-        Allowance { rate: common, in_flight: NonZeroU32::new(raw.in_flight.0), has_own_rate: false };
+    let default = Allowance {
+        rate: common,
+        in_flight: NonZeroU32::new(raw.in_flight.0),
+        quota: raw.quota.as_ref().and_then(|quota| NonZeroU32::new(quota.value.requests.0)),
+        has_own_rate: false,
+    };
     let allowance = |raw: &TokenOverride| Allowance {
         rate: rate(raw.requests_per_second, raw.burst),
         in_flight: raw.in_flight.map_or(default.in_flight, |max| NonZeroU32::new(max.0)),
+        quota: raw.quota.as_ref().map_or(default.quota, |quota| NonZeroU32::new(quota.value.0)),
         has_own_rate: raw.requests_per_second.is_some() || raw.burst.is_some(),
     };
     let allowances = |named: &Named<TokenOverride>| {
@@ -112,8 +143,26 @@ pub(crate) fn compile(
                 .hint("set `introspection.response.workspace_id`"),
         );
     }
+    let overrides = [("by_name", &raw.by_name), ("by_id", &raw.by_id)];
+    if raw.quota.is_none() {
+        for (section, named) in overrides {
+            for (key, raw) in &named.0 {
+                let Some(quota) = &raw.quota else { continue };
+                let mut path = format!("rate_limit.{section}");
+                join(&mut path, &key.text);
+                decoder.record(
+                    Diagnostic::error("quota without a window")
+                        .key(path + ".quota")
+                        .at(quota.span, "`rate_limit.quota` is missing")
+                        .hint("add `quota: {requests: 100000, per: day}` to `rate_limit`"),
+                );
+            }
+        }
+    }
+    let quota_period = raw.quota.as_ref().map(|quota| quota.value.per);
+    let quota = raw.quota.and_then(|quota| compile_quota(quota, usage, decoder));
     let by_ability = raw.by_ability.0.into_iter();
-    settings::RateLimit {
+    let rate_limit = settings::RateLimit {
         default,
         by_name: allowances(&raw.by_name),
         by_id,
@@ -121,7 +170,52 @@ pub(crate) fn compile(
             .map(|(ability, raw)| (ability.text, rate(raw.requests_per_second, raw.burst)))
             .collect(),
         by_workspace: raw.by_workspace.value.0,
+        quota_period,
+    };
+    (rate_limit, quota)
+}
+
+/// Returns `None` after an error.
+fn compile_quota(
+    Spanned { value: raw, span }: Spanned<Quota>,
+    usage: Option<&settings::Usage>,
+    decoder: &mut Decoder<'_>,
+) -> Option<QuotaStore> {
+    let interval = raw.flush_interval;
+    if interval.value.0 < MIN_INTERVAL {
+        decoder.record(
+            Diagnostic::error("value too small")
+                .key("rate_limit.quota.flush_interval")
+                .at(interval.span, "each flush waits for the disk")
+                .hint("use at least `100ms`"),
+        );
     }
+    let ledger = usage.map(|usage| &*usage.path);
+    let path = match (raw.path, ledger) {
+        (Some(path), ledger) => {
+            let plain = |path: &Path| -> PathBuf {
+                path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+            };
+            if ledger.map(plain) == Some(plain(&path.value.0)) {
+                return decoder.reject(
+                    Diagnostic::error("two files have one path")
+                        .key("rate_limit.quota.path")
+                        .at(path.span, "`usage.path` names this file"),
+                );
+            }
+            path.value.0
+        }
+        (None, Some(ledger)) => ledger.with_file_name("quota.redb"),
+        (None, None) => {
+            return decoder.reject(
+                Diagnostic::error("no place for the counts")
+                    .key("rate_limit.quota.path")
+                    .at(span, "`path` is required without `usage`")
+                    .hint("set `path: /var/lib/stockaj-gateway/quota.redb`"),
+            );
+        }
+    };
+    Some(QuotaStore { path, period: raw.per, flush_interval: interval.value.0 })
 }
 
 fn at_least_one<const MOST: u32>(number: Whole<1, MOST>) -> NonZeroU32 {

@@ -11,7 +11,7 @@ use crate::config::language::{
 use crate::config::settings::{self, FindingRules};
 
 /// Each flush waits for the disk.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Common environment names, with which token names end: those of Stockaj's guide, and others.
 const ENVIRONMENTS: [&str; 20] = [

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::settings::{Allowance, Rate};
 
 fn allowance(rate: Rate) -> Allowance {
-    Allowance { rate, in_flight: None, has_own_rate: false }
+    Allowance { rate, in_flight: None, quota: None, has_own_rate: false }
 }
 
 /// Settings with this default and nothing else.
@@ -18,6 +18,7 @@ fn settings(default: Allowance) -> RateLimit {
         by_id: Default::default(),
         by_ability: Default::default(),
         by_workspace: false,
+        quota_period: None,
     }
 }
 
@@ -235,7 +236,7 @@ fn changed_limit_knows_earlier_requests_in_flight() {
     let guards = in_flight_of(&before.of("1", None, now), now);
     let mut changed = before.settings().clone();
     changed.default.in_flight = 4.try_into().ok();
-    let after = TokenLimits::new(changed, Arc::clone(&before.in_flight));
+    let after = TokenLimits::new(changed, Arc::clone(&before.counts));
     let limit = after.of("1", None, now);
     assert_eq!((guards.len(), in_flight_of(&limit, now).len()), (3, 1));
     drop(guards);

@@ -104,6 +104,10 @@ shapes! {
         "Failed writes to the usage ledger.";
     USAGE_DROPPED: COUNTER "stockaj_gateway_usage_requests_dropped_total" []
         "Requests missing in the usage ledger because it was full.";
+    QUOTA_TOKENS: GAUGE "stockaj_gateway_quota_tokens" []
+        "Tokens with a count for `rate_limit.quota`.";
+    QUOTA_WRITE_ERRORS: COUNTER "stockaj_gateway_quota_write_errors_total" []
+        "Failed attempts to read or write the counts of quotas.";
     BUILD_INFO: GAUGE "stockaj_gateway_build_info" ["version"]
         "Version of the gateway; always 1.";
     LOG_LINES_DROPPED: COUNTER "stockaj_gateway_log_lines_dropped_total" []
@@ -150,6 +154,11 @@ impl Collector for Sum {
         self.tokens(&mut families);
         self.shadow(&mut families);
         self.usage(&mut families);
+        let quota = &self.shared.quota;
+        if quota.is_kept() {
+            families.push(QUOTA_TOKENS.single(read(&quota.tokens) as f64));
+            families.push(QUOTA_WRITE_ERRORS.single(read(&quota.write_errors) as f64));
+        }
         self.process(&mut families);
         families
     }

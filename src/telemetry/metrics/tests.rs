@@ -124,6 +124,7 @@ fn recorded_events_are_the_rendered_samples() {
 #[test]
 fn every_metric_has_help_and_type() {
     let metrics = all();
+    metrics.quota().set_enabled(true);
     metrics.usage().set_enabled(true);
     metrics.usage().set_findings([(("naming", "low"), 1)].into());
     metrics.usage().counted(&["items:read".into()], true, 1);

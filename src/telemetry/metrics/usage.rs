@@ -1,4 +1,4 @@
-//! Metrics of the usage ledger. Only its own thread writes them, and rarely.
+//! Metrics of the usage ledger and of quotas. Only their own threads write them, and rarely.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +23,36 @@ pub struct UsageMetrics {
     pub(super) bytes: AtomicU64,
     /// Seconds since 1970; 0 before the first write.
     pub(super) written_at: AtomicU64,
+}
+
+/// The metrics of quotas. Only the thread of their file writes them.
+#[derive(Debug, Default)]
+pub struct QuotaMetrics {
+    /// Whether there are quotas. If not, their metrics are absent.
+    kept: AtomicBool,
+    pub(super) tokens: AtomicU64,
+    pub(super) write_errors: AtomicU64,
+}
+
+impl QuotaMetrics {
+    /// Sets whether there are quotas.
+    pub fn set_enabled(&self, is_kept: bool) {
+        self.kept.store(is_kept, Relaxed);
+    }
+
+    /// Sets the number of tokens with a count.
+    pub fn set_tokens(&self, tokens: u64) {
+        self.tokens.store(tokens, Relaxed);
+    }
+
+    /// Counts a failed attempt to read or write the file.
+    pub fn write_failed(&self) {
+        self.write_errors.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.load(Relaxed)
+    }
 }
 
 impl UsageMetrics {
