@@ -1,7 +1,9 @@
 //! The queue in front of the backend: one caller cannot keep the connections from others.
 
+mod php; // attacks on a real php-fpm
+
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,10 +52,10 @@ fn bearer(token: &str) -> String {
 }
 
 /// A client with small buffers, whose kernel accepts little of what it does not read.
-fn narrow_client(env: &TestEnv) -> TcpStream {
+fn narrow_client(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&env.gateway.address().into()).unwrap();
+    socket.connect(&address.into()).unwrap();
     socket.into()
 }
 
@@ -62,7 +64,7 @@ fn unread(env: &TestEnv, count: usize, target: &str, token: Option<&str>) -> Vec
     let authorization = token.map(bearer).unwrap_or_default();
     (0..count)
         .map(|_| {
-            let mut client = narrow_client(env);
+            let mut client = narrow_client(env.gateway.address());
             write!(client, "GET {target} HTTP/1.1\r\nHost: a\r\n{authorization}\r\n").unwrap();
             client
         })
@@ -73,7 +75,7 @@ fn unread(env: &TestEnv, count: usize, target: &str, token: Option<&str>) -> Vec
 fn stalled_uploads(env: &TestEnv, count: usize, token: &str) -> Vec<TcpStream> {
     (0..count)
         .map(|_| {
-            let mut client = narrow_client(env);
+            let mut client = narrow_client(env.gateway.address());
             let authorization = bearer(token);
             let head = "POST /api/v2/items HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n";
             write!(client, "{head}{authorization}\r\nbegun").unwrap();
@@ -183,6 +185,46 @@ fn trickling_clients_count_as_stalled() {
         assert_served(&env, OTHER, RECLAIMED);
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// Fast enough not to be stalled, and yet far too slow for what it occupies.
+#[test]
+fn slow_uploads_beyond_a_share_end_for_a_caller_that_waits_for_long() {
+    let env = start("  max_connections: 4\n");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for mut client in stalled_uploads(&env, 8, GREEDY) {
+            let done = &done;
+            scope.spawn(move || {
+                let began = Instant::now();
+                let ends = || done.load(Ordering::Relaxed) || began.elapsed() > Duration::from_secs(10);
+                while !ends() && client.write_all(&[b'x'; 300]).is_ok() {
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+        wait_for_active(&env, 4);
+        assert_served(&env, OTHER, RECLAIMED);
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// More callers than connections: none of them may keep one that its client does not use.
+#[test]
+fn stalled_exchanges_of_many_callers_leave_connections_to_others() {
+    let mut builder = TestEnv::builder().yaml(MAP).yaml("backend:\n  max_connections: 4\n");
+    let tokens: Vec<String> = (10..30).map(|id| format!("{id}|many")).collect();
+    for token in tokens.iter().map(String::as_str).chain([OTHER]) {
+        builder = builder.token(token, &["items:read"]);
+    }
+    let env = builder.start();
+    let _stalled: Vec<_> = tokens.iter().flat_map(|token| stalled_uploads(&env, 1, token)).collect();
+    wait_for_active(&env, 4);
+    let mut client = env.gateway.client();
+    for _ in 0..20 {
+        assert_eq!(client.get("/api/v2/items", Some(OTHER)).status, 200);
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Each has its share, and yet there would be nothing left for a third.

@@ -201,16 +201,17 @@ impl Streaming {
         let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                self.downstream.state.set_awaits_body(true);
                 if self.upload.awaited_since.get().is_none() {
-                    self.upload.awaited_since.set(Some(Instant::now()));
+                    let now = Some(Instant::now());
+                    self.upload.awaited_since.set(now);
+                    self.downstream.state.set_awaits_body_since(now);
                 }
                 let timed_out = self.idle.poll_waiting(context);
                 return timed_out.map(|()| Some(Err(self.fail(UploadFault::TimedOut))));
             }
         };
         self.idle.progressed();
-        self.downstream.state.set_awaits_body(false);
+        self.downstream.state.set_awaits_body_since(None);
         self.upload.awaited_since.set(None);
         self.upload.taken.set(true);
         match frame {

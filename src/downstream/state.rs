@@ -50,8 +50,8 @@ pub struct ConnectionState {
     incomplete_since: Cell<Option<Instant>>,
     /// Bytes of bodies that the client has read or sent.
     progress: Cell<u64>,
-    /// Whether a request's body waits for the client.
-    awaits_body: Cell<bool>,
+    /// Since when a request's body waits for the client.
+    awaits_body_since: Cell<Option<Instant>>,
     /// Whether the exchange ends so that others get a connection to the backend.
     reclaimed: Cell<bool>,
     /// How long the request has waited for a connection to the backend.
@@ -94,7 +94,7 @@ impl ConnectionState {
             streams: Cell::new(0),
             incomplete_since: Cell::new(None),
             progress: Cell::new(0),
-            awaits_body: Cell::new(false),
+            awaits_body_since: Cell::new(None),
             reclaimed: Cell::new(false),
             queued: Cell::new(None),
             waker: RefCell::default(),
@@ -254,19 +254,19 @@ impl ConnectionState {
         self.progress.get()
     }
 
-    /// Records whether a request's body waits for the client.
-    pub fn set_awaits_body(&self, awaits: bool) {
-        self.awaits_body.set(awaits);
+    /// Records since when a request's body waits for the client.
+    pub fn set_awaits_body_since(&self, since: Option<Instant>) {
+        self.awaits_body_since.set(since);
     }
 
-    /// Whether a request's body waits for the client.
-    pub const fn awaits_body(&self) -> bool {
-        self.awaits_body.get()
+    /// Since when a request's body waits for the client; `None` if it does not.
+    pub const fn awaits_body_since(&self) -> Option<Instant> {
+        self.awaits_body_since.get()
     }
 
     /// Records that an exchange with the backend begins.
     pub fn begin_exchange(&self) {
-        self.awaits_body.set(false);
+        self.awaits_body_since.set(None);
         self.reclaimed.set(false);
     }
 

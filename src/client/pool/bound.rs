@@ -20,6 +20,9 @@ const MIN_ACCOUNTS: usize = 1024;
 /// Wait after which callers with more than their part get no further connections.
 const STARVED: Duration = Duration::from_millis(500);
 
+/// Wait after which even clients that make some progress are too slow to keep the connections of others.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
 /// Time for which they get none after that, or after stalled exchanges were ended: whoever waited has short requests, which
 /// would otherwise find each connection that they return taken.
 const BRIEF_CONFINEMENT: Duration = Duration::from_secs(10);
@@ -70,6 +73,15 @@ struct State {
     accounts_capacity: usize,
     next_caller: CallerNumber,
     pools: Vec<Arc<PoolSignal>>,
+}
+
+/// A caller waits for its part of the connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contention {
+    /// The number of connections that each caller may keep.
+    pub(super) part: usize,
+    /// Whether it has waited for [`LONG_WAIT`].
+    pub(super) is_long: bool,
 }
 
 /// The part of a worker's pool that others see.
@@ -332,10 +344,9 @@ impl ConnectionBound {
         }
     }
 
-    /// If a caller waits that has less than an equal part of the connections: the number of connections that each caller
-    /// may keep. If it waits for [`STARVED`], those that have more get none of the
+    /// Whether a caller waits that has less than an equal part of the connections. If it waits for [`STARVED`], those that have more get none of the
     /// connections that become free.
-    pub(super) fn contended_part(&self, now: Instant) -> Option<usize> {
+    pub(super) fn contention(&self, now: Instant) -> Option<Contention> {
         if self.waiting() == 0 {
             return None;
         }
@@ -345,10 +356,11 @@ impl ConnectionBound {
         let part = fair_part(self.capacity(), self.share(), present);
         let deprived = queue.heads().filter(|waiter| waiter.account.in_use() < part.max(1));
         let since = deprived.map(|waiter| waiter.since).min()?;
-        if now.saturating_duration_since(since) >= STARVED {
+        let waited = now.saturating_duration_since(since);
+        if waited >= STARVED {
             confine(accounts, part, now);
         }
-        Some(part)
+        Some(Contention { part, is_long: waited >= LONG_WAIT })
     }
 
     /// Confines all callers that have more than `part` connections, for a short time.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::Pool;
+use super::bound::Contention;
 use super::caller::CallerAccount;
 use crate::downstream::Downstream;
-use crate::downstream::state::ConnectionState;
 
 /// How long a client stalls before its exchange may be ended.
 const STALL: Duration = Duration::from_secs(1);
@@ -19,6 +19,9 @@ const CONFINEMENT: Duration = Duration::from_secs(60);
 
 /// Bytes per second below which an exchange that waits for its client is stalled.
 const STALLED_RATE: u64 = 1024;
+
+/// Bytes per second below which such an exchange is too slow when another caller has [waited for long](Contention).
+const SLOW_RATE: u64 = 64 * 1024;
 
 /// The user of a connection: the caller by whose number of connections the queue decides, and its client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +40,7 @@ pub(super) struct Exchanges(RefCell<Slab<Exchange>>);
 struct Exchange {
     caller: Rc<CallerAccount>,
     downstream: Rc<Downstream>,
-    sample: Cell<Sample>,
+    pace: Cell<Pace>,
     phase: Cell<Phase>,
 }
 
@@ -51,11 +54,24 @@ enum Phase {
     Ending,
 }
 
-/// The progress of an exchange at a time.
+/// The bytes that a client had moved at a time.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
     bytes: u64,
+}
+
+/// The pace of an exchange's client.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// The last time at which the client had moved enough not to be stalled.
+    moving: Sample,
+    /// The beginning of the present window of [`STALL`].
+    window: Sample,
+    /// Bytes per second in the last complete window.
+    rate: Option<u64>,
+    /// Whether the exchange waits for its client.
+    waits: bool,
 }
 
 /// An exchange, until it is dropped with its connection.
@@ -73,7 +89,7 @@ impl ExchangeGuard {
         let exchange = Exchange {
             caller: Rc::clone(caller),
             downstream: Rc::clone(downstream),
-            sample: Cell::new(Sample { at: now, bytes: downstream.state.progress() }),
+            pace: Cell::new(Pace::new(Sample { at: now, bytes: downstream.state.progress() })),
             phase: Cell::new(Phase::Served),
         };
         let key = pool.exchanges.0.borrow_mut().insert(exchange);
@@ -111,16 +127,19 @@ impl Exchanges {
     /// Takes samples of the progress of all exchanges. Must be called about once per second.
     pub(super) fn sample(&self, now: Instant) {
         for (_, exchange) in &*self.0.borrow() {
-            exchange.is_stalled(now);
+            exchange.update(now);
         }
     }
 
-    /// Ends stalled exchanges of callers that have more than `part` connections. Returns whether there were any.
-    pub(super) fn reclaim(&self, part: usize, now: Instant) -> bool {
+    /// Ends exchanges of callers that have more than their part if their clients are stalled, or too slow. Returns whether
+    /// there were any.
+    pub(super) fn reclaim(&self, Contention { part, is_long }: Contention, now: Instant) -> bool {
         let mut any = false;
         for (_, exchange) in &*self.0.borrow() {
             let Exchange { caller, downstream, phase, .. } = exchange;
-            if exchange.is_stalled(now) && phase.get() == Phase::Served && caller.shared.staying() > part {
+            let pace = exchange.update(now);
+            let ends = pace.is_stalled(now) || is_long && pace.is_slow();
+            if ends && phase.get() == Phase::Served && caller.shared.staying() > part {
                 phase.set(Phase::Ending);
                 caller.begin_to_end();
                 caller.shared.confine(part, now + CONFINEMENT);
@@ -133,29 +152,55 @@ impl Exchanges {
 }
 
 impl Exchange {
-    /// Whether the client has neither read nor sent enough for [`STALL`] although the exchange waits for it.
-    fn is_stalled(&self, now: Instant) -> bool {
+    fn update(&self, now: Instant) -> Pace {
         let state = &self.downstream.state;
-        let (sample, is_stalled) = judge(self.sample.get(), Self::waits(state), state.progress(), now);
-        self.sample.set(sample);
-        is_stalled
-    }
-
-    fn waits(state: &ConnectionState) -> bool {
-        state.blocked_since().is_some() || state.awaits_body()
+        let waits_since = state.blocked_since().or(state.awaits_body_since());
+        let mut pace = self.pace.get();
+        pace.update(waits_since, Sample { at: now, bytes: state.progress() });
+        self.pace.set(pace);
+        pace
     }
 }
 
-/// Whether an exchange is stalled, and the sample to compare with next. `waits`: it waits for its client, which has moved
-/// `bytes` so far.
-fn judge(sample: Sample, waits: bool, bytes: u64, now: Instant) -> (Sample, bool) {
-    let elapsed = now.saturating_duration_since(sample.at);
-    let moved = bytes.saturating_sub(sample.bytes);
-    let enough = (STALLED_RATE as f64 * elapsed.as_secs_f64()) as u64;
-    if !waits || moved > enough {
-        return (Sample { at: now, bytes }, false);
+impl Pace {
+    const fn new(begin: Sample) -> Self {
+        Self { moving: begin, window: begin, rate: None, waits: false }
     }
-    (sample, elapsed >= STALL)
+
+    /// Records what the client has moved so far, and since when the exchange waits for it. Each byte may begin a new wait,
+    /// so that only the first counts until it does not wait at all.
+    fn update(&mut self, waits_since: Option<Instant>, sample: Sample) {
+        match waits_since {
+            Some(since) if !self.waits => self.moving = Sample { at: since, ..sample },
+            Some(_) if !sample.exceeds(self.moving, STALLED_RATE) => {}
+            _ => self.moving = sample,
+        }
+        self.waits = waits_since.is_some();
+        let elapsed = sample.at.saturating_duration_since(self.window.at);
+        if elapsed >= STALL {
+            let moved = sample.bytes.saturating_sub(self.window.bytes);
+            self.rate = Some((moved as f64 / elapsed.as_secs_f64()) as u64);
+            self.window = sample;
+        }
+    }
+
+    /// Whether the client has neither read nor sent enough for [`STALL`], although the exchange waited for it.
+    fn is_stalled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.moving.at) >= STALL
+    }
+
+    /// Whether the exchange waits for a slow client.
+    fn is_slow(&self) -> bool {
+        self.waits && self.rate.is_some_and(|rate| rate < SLOW_RATE)
+    }
+}
+
+impl Sample {
+    /// Whether more than `rate` bytes per second were moved since `earlier`.
+    fn exceeds(self, earlier: Self, rate: u64) -> bool {
+        let elapsed = self.at.saturating_duration_since(earlier.at);
+        self.bytes.saturating_sub(earlier.bytes) > (rate as f64 * elapsed.as_secs_f64()) as u64
+    }
 }
 
 #[cfg(test)]
@@ -164,14 +209,20 @@ mod tests {
 
     /// Steps of 100 ms: the bytes that the client moves in each, and whether the exchange waits for it.
     fn stalled_after(steps: impl IntoIterator<Item = (u64, bool)>) -> Option<usize> {
+        find(steps, |pace, now| pace.is_stalled(now))
+    }
+
+    fn find(
+        steps: impl IntoIterator<Item = (u64, bool)>,
+        wanted: impl Fn(&Pace, Instant) -> bool,
+    ) -> Option<usize> {
         let start = Instant::now();
-        let (mut sample, mut bytes) = (Sample { at: start, bytes: 0 }, 0);
+        let (mut pace, mut bytes) = (Pace::new(Sample { at: start, bytes: 0 }), 0);
         for (number, (moved, waits)) in steps.into_iter().enumerate() {
             bytes += moved;
             let now = start + Duration::from_millis(100) * (number as u32 + 1);
-            let is_stalled;
-            (sample, is_stalled) = judge(sample, waits, bytes, now);
-            if is_stalled {
+            pace.update(waits.then_some(now), Sample { at: now, bytes });
+            if wanted(&pace, now) {
                 return Some(number + 1);
             }
         }
@@ -179,19 +230,33 @@ mod tests {
     }
 
     #[test]
+    fn client_is_slow_by_its_last_second() {
+        for (steps, expected) in [
+            (vec![(6000, true); 50], Some(10)),
+            (vec![(7000, true); 50], None),
+            (vec![(0, false); 50], None),
+            ([vec![(7000, true); 10], vec![(200, true); 50]].concat(), Some(20)),
+        ] {
+            assert_eq!(find(steps.iter().copied(), |pace, _| pace.is_slow()), expected, "{steps:?}");
+        }
+    }
+
+    #[test]
     fn client_that_moves_too_little_is_stalled_after_a_second() {
         for (steps, expected) in [
-            (vec![(0, true); 50], Some(10)),
-            (vec![(1, true); 50], Some(10)),
-            (vec![(100, true); 50], Some(10)),
+            (vec![(0, true); 50], Some(11)),
+            (vec![(1, true); 50], Some(11)),
+            (vec![(100, true); 50], Some(11)),
             (vec![(110, true); 50], None),
             (vec![(100_000, true); 50], None),
             // The backend is slow, not the client.
             (vec![(0, false); 50], None),
             // A large piece buys no long pause.
             ([vec![(1_000_000, true); 5], vec![(0, true); 50]].concat(), Some(15)),
-            ([vec![(0, true); 9], vec![(2000, true)], vec![(0, true); 50]].concat(), Some(20)),
-            ([vec![(0, false); 30], vec![(0, true); 50]].concat(), Some(40)),
+            ([vec![(0, true); 10], vec![(2000, true)], vec![(0, true); 50]].concat(), Some(21)),
+            ([vec![(0, false); 30], vec![(0, true); 50]].concat(), Some(41)),
+            // Whoever waits now and then for the client does not wait for a second.
+            ([(0, false), (0, true)].repeat(50), None),
         ] {
             assert_eq!(stalled_after(steps.iter().copied()), expected, "{steps:?}");
         }

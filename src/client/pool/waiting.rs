@@ -172,10 +172,10 @@ impl Pool {
                     let now = Instant::now();
                     pool.offer_idle(now);
                     bound.grant_free();
-                    if let Some(part) = bound.contended_part(now)
-                        && pool.exchanges.reclaim(part, now)
+                    if let Some(contention) = bound.contention(now)
+                        && pool.exchanges.reclaim(contention, now)
                     {
-                        bound.confine_all(part, now);
+                        bound.confine_all(contention.part, now);
                     }
                     drop(pool);
                     tokio::select! {
