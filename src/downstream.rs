@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Instant;
 
 use http::HeaderValue;
@@ -42,8 +43,16 @@ pub struct Downstream {
     /// For connections: whether its task must be woken when bodies are read.
     waits_for_reads: Cell<bool>,
     responses: ResponseBudget,
+    /// The response in service, if it is incomplete.
+    unread: RefCell<Option<Weak<dyn UnreadResponse>>>,
     /// For HTTP/2 connections with a request that has a body.
     uploads: OnceCell<Arc<UploadBudget>>,
+}
+
+/// An incomplete response, which is read ahead of a client that does not read. The layer of responses is above this one.
+pub trait UnreadResponse {
+    /// Reads what has arrived from the backend, within the budget of its connection or stream.
+    fn read_ahead(&self, context: &mut Context<'_>, downstream: &Downstream);
 }
 
 impl Drop for Downstream {
@@ -80,6 +89,7 @@ impl Downstream {
             overhead_read: Cell::new(0),
             waits_for_reads: Cell::new(false),
             responses: ResponseBudget::default(),
+            unread: RefCell::default(),
             uploads: OnceCell::new(),
         }
     }
@@ -100,6 +110,7 @@ impl Downstream {
             overhead_read: Cell::new(0),
             waits_for_reads: Cell::new(false),
             responses: ResponseBudget::default(),
+            unread: RefCell::default(),
             uploads: OnceCell::new(),
         });
         let mut streams = connection.streams.borrow_mut();
@@ -147,6 +158,22 @@ impl Downstream {
         self.streams.borrow().iter().filter_map(Weak::upgrade).for_each(|stream| act(&stream));
     }
 
+    /// Sets the incomplete response, which replaces the previous one.
+    pub fn set_unread(&self, response: Weak<dyn UnreadResponse>) {
+        self.unread.replace(Some(response));
+    }
+
+    /// Reads the response in service ahead, if its client does not read. For the task that sends it, after each poll.
+    pub fn read_ahead(&self, context: &mut Context<'_>) {
+        if self.state.blocked_since().is_none() {
+            return;
+        }
+        let response = self.unread.borrow().as_ref().and_then(Weak::upgrade);
+        if let Some(response) = response {
+            response.read_ahead(context, self);
+        }
+    }
+
     /// Records that a request's head is complete. Returns whether its connection has no other request.
     pub fn begin_request(&self, now: Instant) -> bool {
         self.state.begin_request(now);
@@ -155,6 +182,7 @@ impl Downstream {
 
     /// Records that a request has ended. Returns whether its connection has no other request.
     pub fn end_request(&self, now: Instant) -> bool {
+        self.unread.take();
         self.state.end_request(now);
         self.connection.as_ref().is_none_or(|connection| connection.state.end_stream(now))
     }

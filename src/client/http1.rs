@@ -249,7 +249,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Sends what the socket accepts of `outgoing`. A socket that accepts nothing more is not an error yet: the server
     /// may have responded before it closed.
-    fn send<B: Body<Data = Bytes> + Unpin>(
+    ///
+    /// # Errors
+    /// If the body fails.
+    pub fn send<B: Body<Data = Bytes> + Unpin>(
         &mut self,
         context: &mut Context<'_>,
         outgoing: &mut Outgoing<B>,

@@ -5,6 +5,10 @@
 //! [`SHARED`], and [`LEAST`] if it buffers nothing. A stream without room waits for its own pieces only, so that a stream
 //! whose client does not open its window cannot block others.
 //!
+//! If a client does not read, a response is read ahead, since its end frees the backend's connection: up to [`STREAM`], of
+//! which hyper buffers one [`PIECE`] or more over HTTP/1, and over HTTP/2 while all streams together buffer less than
+//! [`READ_AHEAD`]. That is more than [`SHARED`], so that the beginnings of responses do not prevent their ends.
+//!
 //! **Requests.** The window of the connection limits the bytes in h2. [`UPLOADS`] limits the frames that streams have taken
 //! from h2 for backends that do not read. h2 hands out whole frames, so a stream may have to wait for another, as it does
 //! if uploads use up the window. `backend.timeout` ends stalled uploads.
@@ -13,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -22,10 +27,12 @@ use super::Downstream;
 pub const PIECE: usize = 16 * 1024;
 /// Bytes that a stream which buffers nothing may always read.
 const LEAST: usize = 2 * 1024;
-/// Limit of a stream's buffered response, in bytes.
+/// Limit of the buffered response of a stream, or of an HTTP/1 connection, in bytes.
 const STREAM: usize = 64 * 1024;
 /// Buffered responses of all streams of a connection above which each stream may read [`LEAST`] only, in bytes.
 const SHARED: usize = 256 * 1024;
+/// Buffered responses of all streams of a connection up to which they are read ahead, in bytes: 100 of 9 KiB.
+const READ_AHEAD: usize = 960 * 1024;
 /// Limit of the frames that all streams of a connection have taken for their backends, in bytes.
 const UPLOADS: usize = 256 * 1024;
 
@@ -56,6 +63,32 @@ impl Downstream {
         if with_h2 == 0 {
             return Poll::Ready(LEAST);
         }
+        *waiting.borrow_mut() = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Bytes that may be read ahead now.
+    pub fn read_ahead_room(&self) -> usize {
+        let held = self.responses.held.get();
+        match &self.connection {
+            Some(connection) => {
+                let shared = connection.responses.held.get();
+                STREAM.saturating_sub(held).min(READ_AHEAD.saturating_sub(shared))
+            }
+            None => (STREAM - PIECE).saturating_sub(held),
+        }
+    }
+
+    /// Ready when nothing that was handed over waits for the client.
+    pub fn poll_written(&self, context: &Context<'_>) -> Poll<()> {
+        let ResponseBudget { held, ahead, waiting } = &self.responses;
+        if !self.is_stream() {
+            return self.state.poll_unblocked();
+        }
+        if held.get() == ahead.get() {
+            return Poll::Ready(());
+        }
+        self.state.note_write(true, Instant::now);
         *waiting.borrow_mut() = Some(context.waker().clone());
         Poll::Pending
     }
@@ -156,7 +189,6 @@ impl Drop for TakenBytes {
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
-    use std::time::Instant;
 
     use super::*;
 
@@ -216,6 +248,32 @@ mod tests {
         assert_eq!(held(&connection), 3000);
         drop(stream);
         assert_eq!(held(&connection), 0);
+    }
+
+    #[test]
+    fn read_ahead_ends_at_the_budget_of_stream_and_connection() {
+        let connection = connection();
+        let streams: Vec<_> = (0..100).map(|_| Downstream::stream(&connection, Instant::now())).collect();
+        for stream in &streams {
+            stream.hold_response(LEAST);
+            let room = stream.read_ahead_room();
+            assert!(room <= STREAM - LEAST);
+            stream.set_read_ahead(room);
+        }
+        // A stream that finds no room for more may still hold what it has read anyway.
+        assert!((READ_AHEAD..READ_AHEAD + 100 * LEAST).contains(&held(&connection)), "{}", held(&connection));
+        assert_eq!(streams[0].read_ahead_room(), 0);
+        // A response of 9 KiB on each of 100 streams fits.
+        streams.iter().for_each(|stream| stream.set_read_ahead(7 * 1024));
+        assert!(streams.iter().all(|stream| stream.read_ahead_room() > 0));
+    }
+
+    #[test]
+    fn http1_connection_reads_ahead_what_hyper_does_not_buffer() {
+        let connection = connection();
+        assert_eq!(connection.read_ahead_room(), STREAM - PIECE);
+        connection.set_read_ahead(STREAM);
+        assert_eq!(connection.read_ahead_room(), 0);
     }
 
     #[test]

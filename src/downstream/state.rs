@@ -1,7 +1,7 @@
 //! The phase of a connection, and how its end is requested.
 
 use std::cell::{Cell, RefCell};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// The phase of a connection.
@@ -44,6 +44,7 @@ pub struct ConnectionState {
     /// Whether a part of the next head has arrived.
     head_begun: Cell<bool>,
     wake_when_served: Cell<bool>,
+    wake_when_written: Cell<bool>,
     /// The number of open HTTP/2 streams.
     streams: Cell<usize>,
     /// Since when a part of a head is awaited, over HTTP/2.
@@ -91,6 +92,7 @@ impl ConnectionState {
             overdue: Cell::new(false),
             head_begun: Cell::new(false),
             wake_when_served: Cell::new(false),
+            wake_when_written: Cell::new(false),
             streams: Cell::new(0),
             incomplete_since: Cell::new(None),
             progress: Cell::new(0),
@@ -128,13 +130,24 @@ impl ConnectionState {
     /// Records whether the client reads what is sent.
     pub fn note_write(&self, blocked: bool, now: impl FnOnce() -> Instant) {
         if !blocked {
-            self.blocked_since.set(None);
+            if self.blocked_since.take().is_some() && self.wake_when_written.take() {
+                self.wake();
+            }
             if self.quiet_since.get().is_some() {
                 self.quiet_since.set(Some(now()));
             }
         } else if self.blocked_since.get().is_none() {
             self.blocked_since.set(Some(now()));
         }
+    }
+
+    /// Ready if the client reads what is sent. Otherwise wakes the connection's task when it does.
+    pub fn poll_unblocked(&self) -> Poll<()> {
+        if self.blocked_since.get().is_none() {
+            return Poll::Ready(());
+        }
+        self.wake_when_written.set(true);
+        Poll::Pending
     }
 
     /// Sets whether the connection is not read while a request is served, so that its task has to check for the client's
@@ -311,7 +324,8 @@ impl ConnectionState {
         self.wake_when_served.set(true);
     }
 
-    pub(super) fn wake(&self) {
+    /// Wakes its task.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

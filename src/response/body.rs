@@ -1,8 +1,9 @@
 //! The body of a response to the client: the gateway's own, or the backend's.
 
+use std::cell::RefCell;
 use std::mem;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -12,15 +13,18 @@ use http::{Method, Response, Version};
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::backend::body::RequestBody;
-use crate::backend::idle::IdleTimer;
-use crate::client::ExchangeError;
 use crate::client::call::Call;
 use crate::client::pool::Lease;
-use crate::downstream::Downstream;
-use crate::policy::headers;
 use crate::policy::refusal::Reason;
-use crate::policy::trusted_fields::TrustedFields;
 use crate::response::record::RequestRecord;
+
+mod upstream;
+
+use upstream::UpstreamBody;
+pub use upstream::{BodyPiece, ResponseFault};
+
+/// Bytes of a response that an HTTP/1 connection takes before it may wait for its client. It buffers twice as many.
+const SMALL: u64 = 8 * 1024;
 
 /// A response's body. The [`RequestRecord`] ends with it, and the backend's connection is returned to the pool with its last
 /// byte.
@@ -33,79 +37,8 @@ pub struct ResponseBody {
 enum Source {
     Own(Bytes),
     Backend(UpstreamBody),
-}
-
-struct UpstreamBody {
-    /// The backend's connection, returned to the pool at the end of the body; `None` afterwards. Dropping it earlier closes
-    /// the connection.
-    lease: Option<Lease>,
-    /// The request, until its body is sent.
-    call: Option<Box<Call<RequestBody>>>,
-    idle: IdleTimer,
-    /// When the head arrived; `None` as soon as the body had to be waited for.
-    arrived_at: Option<Instant>,
-    /// Received bytes that were not forwarded yet.
-    rest: Bytes,
-    /// The fault that ended the body, reported at the next poll so that earlier bytes are sent first.
-    fault: Option<ResponseFault>,
-}
-
-/// A piece of a body, counted by its stream until it is written.
-pub struct BodyPiece {
-    bytes: Bytes,
-    /// `None` over HTTP/1, where the connection takes the next piece after it has written this one.
-    counted: Option<StreamBytes>,
-}
-
-struct StreamBytes {
-    stream: Rc<Downstream>,
-    length: usize,
-}
-
-impl BodyPiece {
-    const fn uncounted(bytes: Bytes) -> Self {
-        Self { bytes, counted: None }
-    }
-
-    fn counted(bytes: Bytes, stream: &Rc<Downstream>) -> Self {
-        let length = bytes.len();
-        stream.hold_response(length);
-        Self { bytes, counted: Some(StreamBytes { stream: Rc::clone(stream), length }) }
-    }
-}
-
-impl Buf for BodyPiece {
-    fn remaining(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-        if let Some(StreamBytes { stream, .. }) = &self.counted {
-            stream.state.add_progress(count);
-        }
-    }
-}
-
-impl Drop for StreamBytes {
-    fn drop(&mut self) {
-        self.stream.release_response(self.length);
-    }
-}
-
-/// Why a response is truncated, so that the client detects an incomplete message.
-#[derive(Debug, thiserror::Error)]
-pub enum ResponseFault {
-    /// The backend sent nothing for `limits.body_idle_timeout`.
-    #[error("the backend's response stalled")]
-    TimedOut,
-    /// The backend's response was truncated or malformed.
-    #[error("the backend's response was truncated")]
-    Broken(#[source] ExchangeError),
+    /// A body of the backend that may be read ahead. Few bodies are: most are complete with their first piece.
+    Shared(Rc<RefCell<UpstreamBody>>),
 }
 
 impl ResponseBody {
@@ -134,14 +67,7 @@ impl ResponseBody {
         record: Box<RequestRecord>,
         idle_timeout: Duration,
     ) -> Self {
-        let source = UpstreamBody {
-            lease: Some(lease),
-            call,
-            idle: IdleTimer::new(idle_timeout),
-            arrived_at: Some(record.response_arrived()),
-            rest: Bytes::new(),
-            fault: None,
-        };
+        let source = UpstreamBody::new(lease, call, record.response_arrived(), idle_timeout);
         let mut body = Self { source: Source::Backend(source), record: Some(record) };
         body.finish_if_complete();
         if !body.is_end_stream() {
@@ -184,74 +110,25 @@ impl ResponseBody {
                 from.give_back();
                 self.complete();
             }
-            Source::Own(_) | Source::Backend(_) => {}
-        }
-    }
-}
-
-impl UpstreamBody {
-    fn is_at_end(&self) -> bool {
-        self.rest.is_empty() && self.lease.as_ref().is_none_or(Lease::is_end_stream)
-    }
-
-    fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back(self.call.take(), self.arrived_at.unwrap_or_else(Instant::now));
+            Source::Shared(from) if from.borrow().is_at_end() => {
+                from.borrow_mut().give_back();
+                self.complete();
+            }
+            Source::Own(_) | Source::Backend(_) | Source::Shared(_) => {}
         }
     }
 
-    /// The next piece for `stream`, of at most `room` bytes.
-    fn poll_piece(
-        &mut self,
-        context: &mut Context<'_>,
-        stream: &Rc<Downstream>,
-        room: usize,
-    ) -> Poll<Option<Result<Frame<BodyPiece>, ResponseFault>>> {
-        if self.rest.is_empty() {
-            if let Some(lease) = &mut self.lease {
-                lease.limit_reads(stream.response_read_room());
-            }
-            let frame = ready!(self.poll(context));
-            match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.rest = data,
-                Some(Ok(Err(other))) => {
-                    return Poll::Ready(Some(Ok(other.map_data(BodyPiece::uncounted))));
-                }
-                Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
-                None => return Poll::Ready(None),
-            }
+    /// Lets the connection's task read an incomplete body ahead when its client does not read.
+    fn share(&mut self) {
+        let (Source::Backend(from), Some(record)) = (&self.source, &self.record) else { return };
+        if from.is_at_end() || record.stream().is_none() && record.sent() < SMALL {
+            return;
         }
-        let piece = self.rest.split_to(room.min(self.rest.len()));
-        stream.set_read_ahead(self.rest.len() + self.lease.as_ref().map_or(0, Lease::read_ahead));
-        Poll::Ready(Some(Ok(Frame::data(BodyPiece::counted(piece, stream)))))
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseFault>>> {
-        if let Some(fault) = self.fault.take() {
-            return Poll::Ready(Some(Err(fault)));
-        }
-        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
-        match lease.poll_frame(context, self.call.as_deref_mut()) {
-            Poll::Ready(mut frame) => {
-                self.idle.progressed();
-                if let Some(Ok(frame)) = &mut frame
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    headers::prepare_trailers(trailers, &TrustedFields::default());
-                }
-                match frame {
-                    Some(Err(error)) => {
-                        self.fault = Some(ResponseFault::Broken(error));
-                        context.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    frame => Poll::Ready(frame.map(|frame| frame.map_err(ResponseFault::Broken))),
-                }
-            }
-            Poll::Pending => {
-                self.arrived_at = None;
-                self.idle.poll_waiting(context).map(|()| Some(Err(ResponseFault::TimedOut)))
-            }
+        if let Source::Backend(from) = mem::replace(&mut self.source, Source::Own(Bytes::new())) {
+            let from = Rc::new(RefCell::new(from));
+            let unread: Weak<RefCell<UpstreamBody>> = Rc::downgrade(&from);
+            record.downstream().set_unread(unread);
+            self.source = Source::Shared(from);
         }
     }
 }
@@ -265,20 +142,16 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<BodyPiece>, ResponseFault>>> {
         let this = self.get_mut();
-        let stream = this.record.as_ref().and_then(|record| record.stream());
-        let frame = match &mut this.source {
-            Source::Own(bytes) if bytes.is_empty() => None,
-            Source::Own(bytes) => Some(Ok(Frame::data(BodyPiece::uncounted(mem::take(bytes))))),
-            Source::Backend(from) => match stream {
-                Some(stream) => {
-                    // Without room it still waits for its client.
-                    let room = ready!(stream.poll_response_room(context));
-                    stream.state.note_write(false, Instant::now);
-                    ready!(from.poll_piece(context, stream, room))
-                }
-                None => ready!(from.poll(context))
-                    .map(|frame| frame.map(|frame| frame.map_data(BodyPiece::uncounted))),
-            },
+        let downstream = this.record.as_ref().map(|record| record.downstream());
+        let frame = match (&mut this.source, downstream) {
+            (Source::Own(bytes), _) if !bytes.is_empty() => {
+                Some(Ok(Frame::data(BodyPiece::uncounted(mem::take(bytes)))))
+            }
+            (Source::Backend(from), Some(downstream)) => ready!(from.poll_piece(context, downstream)),
+            (Source::Shared(from), Some(downstream)) => {
+                ready!(from.borrow_mut().poll_piece(context, downstream))
+            }
+            (Source::Own(_) | Source::Backend(_) | Source::Shared(_), _) => None,
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -287,6 +160,7 @@ impl Body for ResponseBody {
                 }
                 this.record_pending_write();
                 this.finish_if_complete();
+                this.share();
             }
             Some(Err(ResponseFault::TimedOut)) => {
                 this.mark_truncated(Reason::BackendTimeout, "the backend's response stalled");
@@ -296,8 +170,10 @@ impl Body for ResponseBody {
             }
             None => {
                 // `is_end_stream` does not know about trailers.
-                if let Source::Backend(from) = &mut this.source {
-                    from.give_back();
+                match &mut this.source {
+                    Source::Backend(from) => from.give_back(),
+                    Source::Shared(from) => from.borrow_mut().give_back(),
+                    Source::Own(_) => {}
                 }
                 this.complete();
             }
@@ -309,15 +185,15 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(bytes) => bytes.is_empty(),
             Source::Backend(from) => from.is_at_end(),
+            Source::Shared(from) => from.borrow().is_at_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Backend(from) => {
-                from.lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint)
-            }
+            Source::Backend(from) => from.size_hint(),
+            Source::Shared(from) => from.borrow().size_hint(),
         }
     }
 }

@@ -247,6 +247,11 @@ impl RequestRecord {
         self.bytes_out += bytes as u64;
     }
 
+    /// Bytes of the response's body that the connection has taken.
+    pub const fn sent(&self) -> u64 {
+        self.bytes_out
+    }
+
     /// Counts the bytes of a tunnel.
     pub const fn add_tunnelled(&mut self, from_client: u64, to_client: u64) {
         self.bytes_in += from_client;

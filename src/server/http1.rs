@@ -73,13 +73,15 @@ pub(super) async fn serve(
                 return Poll::Ready(None);
             }
         }
-        Pin::new(&mut connection).poll(context).map(|ended| {
-            if let Err(error) = ended {
-                (broke_off, is_good) = (error.is_user(), false);
-                tracing::debug!(error = &error as &dyn std::error::Error, "client connection failed");
-            }
-            None
-        })
+        let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) else {
+            downstream.read_ahead(context);
+            return Poll::Pending;
+        };
+        if let Err(error) = ended {
+            (broke_off, is_good) = (error.is_user(), false);
+            tracing::debug!(error = &error as &dyn std::error::Error, "client connection failed");
+        }
+        Poll::Ready(None)
     });
     let timed_out = ended.await;
     downstream.state.set_unread_while_serving(false);

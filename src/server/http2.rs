@@ -81,7 +81,11 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
                         return Poll::Ready(());
                     }
                 }
-                stream.as_mut().poll(context)
+                let ended = stream.as_mut().poll(context);
+                if let Some(downstream) = downstream.as_deref().filter(|_| ended.is_pending()) {
+                    downstream.read_ahead(context);
+                }
+                ended
             })
             .await;
         });

@@ -88,6 +88,8 @@ pub enum Phase {
     Http2Narrow,
     /// 100 streams with windows of 1 byte.
     Http2Shut,
+    /// 100 streams with windows of 0, and responses of 9 KiB, which the gateway reads ahead.
+    Http2Small,
     /// As `Http2Wide`, over TLS.
     Http2WideTls,
     /// As `Http2Wide`, from a backend with HTTP/2.
@@ -100,7 +102,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Idle,
         Self::IdleAfterLarge,
         Self::Head,
@@ -121,6 +123,7 @@ impl Phase {
         Self::Http2Wide,
         Self::Http2Narrow,
         Self::Http2Shut,
+        Self::Http2Small,
         Self::Http2WideTls,
         Self::Http2WideHttp2Backend,
         Self::Http2Upload,
@@ -134,6 +137,7 @@ impl Phase {
             Self::Http2Wide
                 | Self::Http2Narrow
                 | Self::Http2Shut
+                | Self::Http2Small
                 | Self::Http2WideTls
                 | Self::Http2WideHttp2Backend
                 | Self::Http2Upload
@@ -352,7 +356,8 @@ fn read_response(client: &mut Box<dyn Stream>) {
     io::copy(&mut reader.take(length), &mut io::sink()).unwrap();
 }
 
-fn connect(address: SocketAddr) -> TcpStream {
+/// A connection whose sockets buffer little.
+pub fn connect(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
     socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
@@ -396,6 +401,7 @@ impl Http2Sender {
         let window = match phase {
             Phase::Http2Narrow => None,
             Phase::Http2Shut => Some(1),
+            Phase::Http2Small => Some(0),
             _ => Some(400 * 1024),
         };
         let settings: Vec<_> = window.iter().map(|window| (INITIAL_WINDOW_SIZE, *window)).collect();
@@ -405,8 +411,11 @@ impl Http2Sender {
         }
         let uploads = matches!(phase, Phase::Http2Upload | Phase::Http2UploadHttp2Backend);
         for number in 0..streams {
-            let (method, path, flags) =
-                if uploads { ("POST", "/up", 0) } else { ("GET", "/down", END_STREAM) };
+            let (method, path, flags) = match phase {
+                _ if uploads => ("POST", "/up", 0),
+                Phase::Http2Small => ("GET", "/nine", END_STREAM),
+                _ => ("GET", "/down", END_STREAM),
+            };
             let block = literals(&request(method, path, &[]));
             let stream = 2 * number as u32 + 1;
             bytes.extend(Frame::new(HEADERS, END_HEADERS | flags, stream, block).bytes());

@@ -194,6 +194,27 @@ impl Lease {
         }
     }
 
+    /// Sends what the connection accepts of the rest of the request, without reading.
+    ///
+    /// # Errors
+    /// [`ExchangeError`]. The connection cannot be used afterwards.
+    pub fn send_rest<B>(
+        &mut self,
+        context: &mut Context<'_>,
+        call: Option<&mut Call<B>>,
+    ) -> Result<(), ExchangeError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        match (&mut self.leased, call.and_then(Call::outgoing)) {
+            (Leased::Http1(connection), Some(outgoing)) => {
+                connection.http1.send(context, outgoing).map_err(ExchangeError::Http1)
+            }
+            // Over HTTP/2, a task sends it.
+            (Leased::Http1(_) | Leased::Http2(_), _) => Ok(()),
+        }
+    }
+
     /// Limits further reads to `bytes` each, over HTTP/1.1. HTTP/2 has its window.
     pub fn limit_reads(&mut self, bytes: usize) {
         if let Leased::Http1(connection) = &mut self.leased {

@@ -118,10 +118,13 @@ fn end_if_overdue(downstream: &Downstream, limits: &Limits, now: Instant) {
         ConnectionPhase::Serving => state.watch_end(),
         ConnectionPhase::Idle | ConnectionPhase::Head => {}
     }
-    if let Some(since) = state.blocked_since()
-        && now.saturating_duration_since(since) >= limits.body_idle_timeout
-    {
-        state.request_shutdown(Shutdown::Immediate);
+    if let Some(since) = state.blocked_since() {
+        if now.saturating_duration_since(since) >= limits.body_idle_timeout {
+            state.request_shutdown(Shutdown::Immediate);
+        } else if downstream.is_stream() {
+            // Other streams may have left it room to read ahead.
+            state.wake();
+        }
     }
     if let Some(since) = state.incomplete_since()
         && now.saturating_duration_since(since) >= limits.header_timeout

@@ -98,6 +98,7 @@ fn serve_http1(socket: TcpStream, config: Option<Arc<ServerConfig>>, stopped: &A
             "/close" => "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
             "/tunnel-down" | "/tunnel-up" => SWITCHED,
             "/large" => "HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n",
+            "/nine" => "HTTP/1.1 200 OK\r\nContent-Length: 9216\r\n\r\n",
             "/up" => "",
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         };
@@ -117,6 +118,7 @@ fn serve_http1(socket: TcpStream, config: Option<Arc<ServerConfig>>, stopped: &A
                 out.write_all(&data[..0x2000])?;
                 out.write_all(b"\r\n")?;
             },
+            "/nine" => out.write_all(&data[..9216])?,
             "/large" => {
                 for _ in 0..16 {
                     out.write_all(&data)?;
