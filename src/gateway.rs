@@ -337,7 +337,7 @@ impl Gateway {
         let Forwarded { call, response, .. } = forwarded;
         let record = &mut **record;
         let (mut body, upload) =
-            RequestBody::new(body, downstream, body_limit, limits.body_idle_timeout, &listen.trusted_fields)
+            RequestBody::new(body, downstream, body_limit, limits, &listen.trusted_fields)
                 .map_err(upload_refusal)?;
         let expects_continue = request.expects_continue && upload.is_some();
         let on_continue = if expects_continue { body.wait_for_continue() } else { None };

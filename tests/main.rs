@@ -80,6 +80,7 @@ mod tokens; // tokens and configuration on the admin listener, and the `tokens` 
 mod traces; // spans at a collector, and the trace context that backend and introspector receive
 mod tunnels; // WebSocket tunnels: handshakes, authorization and lifetime
 mod unmapped; // requests without a rule: their list, and the snippet for the map
+mod upload_rate; // `limits.body_rate`: slow uploads are ended, and others are not
 mod usage; // the usage ledger: what is counted, restarts, full disks and reloads
 mod usage_command; // the output of `usage`
 mod usage_findings; // findings about tokens, from requests to the report

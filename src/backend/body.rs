@@ -13,6 +13,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
 use super::idle::IdleTimer;
+use super::upload_rate::UploadRate;
+use crate::config::settings::Limits;
 use crate::downstream::Downstream;
 use crate::downstream::budget::UploadBudget;
 use crate::policy::headers;
@@ -30,6 +32,9 @@ pub enum UploadFault {
     /// The client sent nothing for `limits.body_idle_timeout`.
     #[error("the request body did not arrive in time")]
     TimedOut,
+    /// It arrived more slowly than `limits.body_rate`.
+    #[error("the request body arrived too slowly")]
+    TooSlow,
     /// It is malformed or incomplete.
     #[error("the request body is malformed or truncated")]
     Broken,
@@ -114,6 +119,8 @@ pub struct Streaming {
     upload: Rc<Upload>,
     left: u64,
     idle: IdleTimer,
+    /// `None` without `limits.body_rate`.
+    rate: Option<UploadRate>,
     /// Ready when a body that [waits](Hold::Held) may be sent.
     may_send: Option<Pin<Box<dyn Future<Output = ()>>>>,
     /// Fields that are dropped from the trailers.
@@ -121,8 +128,8 @@ pub struct Streaming {
 }
 
 impl RequestBody {
-    /// Takes the body `incoming` of `downstream` and limits it; the [`Upload`] is `None` if there is no body.
-    /// `trusted_fields` are dropped from the trailers.
+    /// Takes the body `incoming` of `downstream` and limits it to `limit` bytes and by `limits`; the [`Upload`] is `None` if
+    /// there is no body. `trusted_fields` are dropped from the trailers.
     ///
     /// # Errors
     /// [`UploadFault::TooLarge`] by its Content-Length.
@@ -130,7 +137,7 @@ impl RequestBody {
         incoming: &mut Option<Incoming>,
         downstream: &Rc<Downstream>,
         limit: u64,
-        idle_timeout: Duration,
+        limits: &Limits,
         trusted_fields: &TrustedFields,
     ) -> Result<(Self, Option<Rc<Upload>>), UploadFault> {
         if incoming.as_ref().is_some_and(|incoming| incoming.size_hint().lower() > limit) {
@@ -146,7 +153,8 @@ impl RequestBody {
             budget: downstream.uploads(),
             upload: Rc::clone(&upload),
             left: limit,
-            idle: IdleTimer::new(idle_timeout),
+            idle: IdleTimer::new(limits.body_idle_timeout),
+            rate: limits.body_rate.map(|rate| UploadRate::new(rate, limits.body_idle_timeout)),
             may_send: None,
             trusted_fields: trusted_fields.clone(),
         };
@@ -195,8 +203,12 @@ impl Streaming {
             self.may_send = None;
             self.upload.hold.set(Hold::None);
         }
-        if let Some(budget) = &self.budget {
-            ready!(budget.poll_room(context));
+        if let Some(budget) = &self.budget
+            && budget.poll_room(context).is_pending()
+        {
+            // Backends that do not read keep the client from sending.
+            self.stop_waiting(0);
+            return Poll::Pending;
         }
         let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
@@ -206,11 +218,11 @@ impl Streaming {
                     self.upload.awaited_since.set(now);
                     self.downstream.state.set_awaits_body_since(now);
                 }
-                let timed_out = self.idle.poll_waiting(context);
-                return timed_out.map(|()| Some(Err(self.fail(UploadFault::TimedOut))));
+                return self.poll_waiting(context).map(|fault| Some(Err(self.fail(fault))));
             }
         };
-        self.idle.progressed();
+        let received = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+        self.stop_waiting(received);
         self.downstream.state.set_awaits_body_since(None);
         self.upload.awaited_since.set(None);
         self.upload.taken.set(true);
@@ -245,6 +257,25 @@ impl Streaming {
                 self.upload.ended_at.set(Some(Instant::now()));
                 Poll::Ready(None)
             }
+        }
+    }
+
+    /// Ready with the fault of a client that has been awaited for too long.
+    fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<UploadFault> {
+        let Some(rate) = &mut self.rate else {
+            return self.idle.poll_waiting(context).map(|()| UploadFault::TimedOut);
+        };
+        let longest = rate.wait(Instant::now());
+        ready!(self.idle.poll_waiting_for(longest, context));
+        let is_slow = rate.is_too_slow(Instant::now());
+        Poll::Ready(if is_slow { UploadFault::TooSlow } else { UploadFault::TimedOut })
+    }
+
+    /// Records that the client has sent this number of bytes of data, or that it is not awaited.
+    fn stop_waiting(&mut self, received: usize) {
+        self.idle.progressed();
+        if let Some(rate) = &mut self.rate {
+            rate.received(received, Instant::now);
         }
     }
 

@@ -244,7 +244,7 @@ fn failure(exchange: &UpstreamExchange<'_>, cause: &ExchangeError) -> Failure {
 pub const fn upload_refusal(fault: UploadFault) -> Refusal {
     match fault {
         UploadFault::TooLarge => Refusal::PayloadTooLarge,
-        UploadFault::TimedOut => Refusal::RequestTimeout,
+        UploadFault::TimedOut | UploadFault::TooSlow => Refusal::RequestTimeout,
         UploadFault::Broken => Refusal::BadRequest("the body is malformed or cut off"),
     }
 }

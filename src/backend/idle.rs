@@ -27,10 +27,16 @@ impl IdleTimer {
 
     /// Ready when no piece has arrived for the time limit.
     pub fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
+        self.poll_waiting_for(self.timeout, context)
+    }
+
+    /// Ready when no piece has arrived for the time limit, or for `limit` if that is shorter.
+    pub fn poll_waiting_for(&mut self, limit: Duration, context: &mut Context<'_>) -> Poll<()> {
+        let timeout = self.timeout.min(limit);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         if !self.waiting {
             self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + self.timeout);
+            sleep.as_mut().reset(Instant::now() + timeout);
         }
         sleep.as_mut().poll(context)
     }

@@ -6,3 +6,4 @@ pub mod idle;
 pub mod request;
 pub mod response;
 pub mod tunnel;
+mod upload_rate;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -516,6 +516,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// `limits.body_idle_timeout`: between two chunks of a body, in either direction.
     pub body_idle_timeout: Duration,
+    /// `limits.body_rate`: least rate of a request's body, in bytes per second; `None` if unbounded.
+    pub body_rate: Option<NonZeroU64>,
     /// `limits.tunnel_idle_timeout`: of a tunnel without data from either side.
     pub tunnel_idle_timeout: Duration,
 }

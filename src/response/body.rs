@@ -12,11 +12,11 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, Response, Version};
 use hyper::body::{Body, Frame, SizeHint};
 
-use crate::backend::body::RequestBody;
+use crate::backend::body::{RequestBody, UploadFault};
 use crate::client::call::Call;
 use crate::client::pool::Lease;
 use crate::policy::refusal::Reason;
-use crate::response::record::RequestRecord;
+use crate::response::record::{RequestRecord, TOO_SLOW};
 
 mod upstream;
 
@@ -102,6 +102,19 @@ impl ResponseBody {
         }
     }
 
+    /// Records a response that the backend, or the client by its request's body, has broken.
+    fn mark_broken(&mut self) {
+        let fault = self.record.as_ref().and_then(|record| record.upload_fault());
+        let (reason, detail) = match fault {
+            None => (Reason::BackendBroken, "the backend's response was truncated"),
+            Some(UploadFault::TooLarge) => (Reason::Limited, "the request body is too large"),
+            Some(UploadFault::TimedOut) => (Reason::Limited, "the request body did not arrive in time"),
+            Some(UploadFault::TooSlow) => (Reason::Limited, TOO_SLOW),
+            Some(UploadFault::Broken) => (Reason::ClientGone, "the request body is malformed or truncated"),
+        };
+        self.mark_truncated(reason, detail);
+    }
+
     /// Ends the record and returns the connection if the body is complete.
     fn finish_if_complete(&mut self) {
         match &mut self.source {
@@ -165,9 +178,7 @@ impl Body for ResponseBody {
             Some(Err(ResponseFault::TimedOut)) => {
                 this.mark_truncated(Reason::BackendTimeout, "the backend's response stalled");
             }
-            Some(Err(ResponseFault::Broken(_))) => {
-                this.mark_truncated(Reason::BackendBroken, "the backend's response was truncated");
-            }
+            Some(Err(ResponseFault::Broken(_))) => this.mark_broken(),
             None => {
                 // `is_end_stream` does not know about trailers.
                 match &mut this.source {

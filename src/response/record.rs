@@ -12,7 +12,7 @@ use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use crate::backend::body::Upload;
+use crate::backend::body::{Upload, UploadFault};
 use crate::config::settings::Settings;
 use crate::downstream::Downstream;
 use crate::limits::counter::CountGuard;
@@ -125,6 +125,9 @@ pub struct MissingRule {
 
 /// nginx's status for a client that left before the response.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// The detail in the log of an upload that was too slow.
+pub(super) const TOO_SLOW: &str = "the request body arrived more slowly than limits.body_rate";
 
 /// Length of a request id, in bytes.
 const REQUEST_ID: usize = 32;
@@ -300,11 +303,19 @@ impl RequestRecord {
     pub fn note_refusal(&mut self, refusal: &Refusal, status: StatusCode, now: Instant) {
         match refusal {
             Refusal::BadRequest(why) => self.detail = Some(why),
+            Refusal::RequestTimeout if self.upload_fault() == Some(UploadFault::TooSlow) => {
+                self.detail = Some(TOO_SLOW);
+            }
             Refusal::TooManyAttempts(exceeded) => self.limit = Some(exceeded.limit),
             _ => {}
         }
         self.is_refused = true;
         self.note_response(status, refusal.reason(), now);
+    }
+
+    /// The fault that ended the request's body.
+    pub fn upload_fault(&self) -> Option<UploadFault> {
+        self.upload.as_ref()?.fault()
     }
 
     /// The client's connection, or its stream.

@@ -32,7 +32,7 @@ pub(crate) use self::files::{FilePath, PrivatePath, ReadableFile};
 pub use self::interpolate::Environment;
 pub(crate) use self::redact::SecretSections;
 pub(crate) use self::scalars::{
-    ANY, FROM_ENVIRONMENT, OnOff, Period, Ratio, Size, Text, Timeout, Whole, leaf_schema, words,
+    ANY, ByteRate, FROM_ENVIRONMENT, OnOff, Period, Ratio, Size, Text, Timeout, Whole, leaf_schema, words,
 };
 pub(crate) use self::secrets::{Credential, CredentialFile, Secret, SecretFile};
 pub(crate) use self::section::{schema_of, section};

@@ -1,5 +1,6 @@
 //! Scalars with a meaning: durations, sizes, numbers, switches, words and text.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -178,6 +179,31 @@ leaf_schema!(
     json_schema!({"anyOf": [
         {"type": "integer", "minimum": 1},
         {"type": "string", "pattern": format!(r"^0*[1-9][0-9]*(B|KiB|MiB|GiB)?$|{FROM_ENVIRONMENT}")},
+    ]})
+);
+
+/// A number of bytes per second; 0 is no limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ByteRate(pub(crate) Option<NonZeroU64>);
+
+impl Decode for ByteRate {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const RATE: &str = "a number of bytes per second such as `1KiB`, or 0";
+        let scalar = decoder.scalar(node, RATE)?;
+        let hint = match parse_size(scalar.text.as_ref()) {
+            Ok(rate) => return Some(Self(NonZeroU64::new(rate))),
+            Err(UnitError::Unit) => "use one of the units `B`, `KiB`, `MiB` and `GiB`".to_owned(),
+            Err(other) => other.to_string(),
+        };
+        decoder.mismatch_with(node, "invalid rate", RATE, Some(hint))
+    }
+}
+
+leaf_schema!(
+    ByteRate,
+    json_schema!({"anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": format!(r"^[0-9]+(B|KiB|MiB|GiB)?$|{FROM_ENVIRONMENT}")},
     ]})
 );
 

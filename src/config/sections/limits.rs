@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::rate_limit::MAX_REQUESTS;
-use crate::config::language::{ANY, Size, Timeout, Whole, section};
+use crate::config::language::{ANY, ByteRate, Size, Timeout, Whole, section};
 use crate::config::settings;
 
 section! {
@@ -39,6 +39,8 @@ section! {
         idle_timeout: Timeout = "75s",
         /// Longest pause between two pieces of a body, in either direction.
         body_idle_timeout: Timeout = "30s",
+        /// Least average rate of a request body while the gateway waits for it, after 5s, in bytes per second; 0: none.
+        body_rate: ByteRate = 0,
         /// Longest pause in a tunnel (WebSocket) without data in either direction.
         tunnel_idle_timeout: Timeout = "5m",
     }
@@ -60,6 +62,7 @@ pub(crate) fn compile(raw: Limits) -> settings::Limits {
         header_timeout: raw.header_timeout.0,
         idle_timeout: raw.idle_timeout.0,
         body_idle_timeout: raw.body_idle_timeout.0,
+        body_rate: raw.body_rate.0,
         tunnel_idle_timeout: raw.tunnel_idle_timeout.0,
     }
 }
