@@ -2,6 +2,7 @@
 
 mod cut_off;
 mod hostile;
+mod shares;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -211,7 +212,7 @@ fn redis_is_reached_by_tls_user_and_password() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let (certificate, key, ca) = (authority.certificate(), authority.private_key(), authority.ca_file());
     let rules = "on >pass%word ~fleet:* &fleet resetchannels &fleet +@connection +info +subscribe +publish +eval +exists \
-                 +incr +get +getrange +set +del";
+                 +incr +get +getrange +set +del +time +hlen +hgetall +hset +hdel +pexpire";
     let path = |it: &std::path::Path| it.display().to_string();
     let redis = Redis::start_with(&[
         "--tls-port",
@@ -229,13 +230,17 @@ fn redis_is_reached_by_tls_user_and_password() {
         ["ACL", "SETUSER", "gate"].into_iter().chain(rules.split(' ').filter(|it| !it.is_empty())).collect();
     assert_eq!(redis.command(&words), "OK");
     let url = format!("rediss://gate:pass%25word@localhost:{port}/0");
-    let yaml = format!("  tls: {{ca_file: {}}}\n  channel: fleet\ncache: {{ttl: 1h}}\n", path(&ca));
+    let yaml = format!(
+        "  tls: {{ca_file: {}}}\n  channel: fleet\ncache: {{ttl: 1h}}\nrate_limit: {{shared: true}}\n",
+        path(&ca)
+    );
     let fleet = Fleet::new(&[url.clone(), url], &yaml);
     fleet.know("17|deleted");
     fleet.use_token("17|deleted");
     fleet.delete(0, "17|deleted");
     assert!(fleet.refused(1, "17|deleted") < Duration::from_secs(1));
     for gateway in &fleet.gateways {
+        gateway.wait_for_metric("replicas", 2.0);
         assert!(!gateway.logs().join("\n").contains("pass"), "no secret is in the log");
     }
 }

@@ -156,6 +156,9 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
     let map = abilities::compile(&raw.abilities.value, raw.mode.value, decoder);
     let introspection = introspection::compile(raw.introspection, decoder);
     let response = &introspection.response;
+    if let Some(rate_limit) = &raw.rate_limit {
+        rate_limit::require_redis(rate_limit, raw.redis.is_some(), decoder);
+    }
     let usage = raw.usage.map(|raw| usage::compile(raw.value, decoder));
     let limited = raw.rate_limit.map(|raw| rate_limit::compile(raw, &map, response, usage.as_ref(), decoder));
     let (rate_limit, quota) = limited.unzip();

@@ -592,6 +592,8 @@ pub struct RateLimit {
     pub by_workspace: bool,
     /// `rate_limit.quota.per`; `None` without quotas.
     pub quota_period: Option<QuotaPeriod>,
+    /// `rate_limit.shared`: whether replicas share the rates through Redis.
+    pub shared: bool,
 }
 
 /// `rate_limit.quota.per`: a window of UTC.

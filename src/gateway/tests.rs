@@ -190,6 +190,7 @@ fn panic_ends_its_request_in_flight() {
             by_ability: Default::default(),
             by_workspace: false,
             quota_period: None,
+            shared: false,
         });
     });
     gateway_of_test.store_token("7|x", "7");

@@ -1,10 +1,16 @@
 //! The token bucket of one client.
 
-use std::sync::atomic::AtomicU64;
+mod shared;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use self::shared::SharedState;
 use crate::config::settings::Rate;
+
+pub use self::shared::{ShareKey, SharedBuckets};
 
 /// A token bucket by the generic cell rate algorithm: it holds `burst` requests and refills steadily. Its state is
 /// one atomic word, which any number of workers may change at once. The caller passes the time: reading the clock would
@@ -12,21 +18,34 @@ use crate::config::settings::Rate;
 #[derive(Debug)]
 pub struct Bucket {
     /// When the bucket is full again, in nanoseconds after `start`. Each request adds `interval`.
-    full_at: AtomicU64,
+    full_at: AtomicI64,
     /// The time in which one request is refilled, in nanoseconds.
-    interval: AtomicU64,
-    /// A request is allowed if the bucket is full within this time, in nanoseconds.
-    slack: AtomicU64,
+    interval: i64,
+    /// A request is allowed if the bucket is full within this time, in nanoseconds. [`NEVER`] if replicas share the rate,
+    /// so that the question costs other buckets nothing.
+    slack: i64,
     rate: Rate,
     start: Instant,
+    shared: Option<Box<SharedState>>,
 }
+
+/// Less than the negative of any time.
+const NEVER: i64 = i64::MIN / 2;
 
 impl Bucket {
     /// Creates a full bucket.
     pub fn new(rate: Rate, now: Instant) -> Self {
-        let interval = (1_000_000_000 / u64::from(rate.requests_per_second.get())).max(1);
-        let slack = interval.saturating_mul(u64::from(rate.burst.get()) - 1);
-        Self { full_at: AtomicU64::new(0), interval: interval.into(), slack: slack.into(), rate, start: now }
+        let interval = (1_000_000_000 / i64::from(rate.requests_per_second.get())).max(1);
+        let slack = interval.saturating_mul(i64::from(rate.burst.get()) - 1);
+        Self { full_at: AtomicI64::new(0), interval, slack, rate, start: now, shared: None }
+    }
+
+    /// Creates a full bucket of a rate that replicas share.
+    pub fn new_shared(rate: Rate, key: ShareKey, buckets: &Arc<SharedBuckets>, now: Instant) -> Arc<Self> {
+        Arc::new_cyclic(|weak| {
+            let shared = SharedState::new(rate, key, buckets, weak.clone());
+            Self { slack: NEVER, shared: Some(Box::new(shared)), ..Self::new(rate, now) }
+        })
     }
 
     /// The rate at which it refills, and its size.
@@ -42,8 +61,10 @@ impl Bucket {
         let now = self.at(now);
         let mut full_at = self.full_at.load(Relaxed);
         loop {
-            self.has_request(full_at, now)?;
-            let next = full_at.max(now).saturating_add(self.interval.load(Relaxed));
+            if full_at.wrapping_sub(self.slack) > now {
+                return self.refuse_or_share(full_at, now, true);
+            }
+            let next = full_at.max(now).saturating_add(self.interval);
             match self.full_at.compare_exchange_weak(full_at, next, Relaxed, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(current) => full_at = current,
@@ -56,12 +77,23 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::take`].
     pub fn check(&self, now: Instant) -> Result<(), Duration> {
-        self.has_request(self.full_at.load(Relaxed), self.at(now))
+        let (now, full_at) = (self.at(now), self.full_at.load(Relaxed));
+        if full_at.wrapping_sub(self.slack) > now {
+            self.refuse_or_share(full_at, now, false)
+        } else {
+            Ok(())
+        }
     }
 
-    fn has_request(&self, full_at: u64, now: u64) -> Result<(), Duration> {
-        let allowed_at = full_at.saturating_sub(self.slack.load(Relaxed));
-        if allowed_at > now { Err(Duration::from_nanos(allowed_at - now)) } else { Ok(()) }
+    /// Continues [`Bucket::take`] or [`Bucket::check`] for a bucket that is empty or shared.
+    #[inline(never)]
+    fn refuse_or_share(&self, full_at: i64, now: i64, takes: bool) -> Result<(), Duration> {
+        let wait = match &self.shared {
+            None => full_at.saturating_sub(self.slack).saturating_sub(now),
+            Some(shared) if takes => return shared.take(&self.full_at, now),
+            Some(shared) => return shared.check(full_at, now),
+        };
+        Err(Duration::from_nanos(wait.max(0) as u64))
     }
 
     /// Whether the bucket is full, and so equal to a new one.
@@ -69,9 +101,9 @@ impl Bucket {
         self.full_at.load(Relaxed) <= self.at(now)
     }
 
-    /// Nanoseconds after `start`. 64 bits last 584 years.
-    fn at(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.start).as_nanos() as u64
+    /// Nanoseconds after `start`. 63 bits last 292 years.
+    fn at(&self, now: Instant) -> i64 {
+        now.saturating_duration_since(self.start).as_nanos() as i64
     }
 }
 

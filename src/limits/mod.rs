@@ -6,6 +6,8 @@ pub mod addresses;
 pub mod bucket;
 pub mod counter;
 pub mod quota;
+pub mod reported;
+pub mod share;
 mod table;
 pub mod tokens;
 pub mod tunnels;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use self::addresses::AddressLimits;
+use self::bucket::SharedBuckets;
 use self::quota::QuotaCounts;
 use self::tokens::{TokenCounts, TokenLimits};
 use self::tunnels::TunnelCounts;
@@ -49,7 +52,8 @@ impl Limiter {
         let counts = before.map(|before| Arc::clone(&before.counts)).unwrap_or_default();
         let tokens = settings.rate_limit.as_ref().map(|rate_limit| {
             let kept = before.and_then(|before| before.tokens.as_ref());
-            let new = || Arc::new(TokenLimits::new(rate_limit.clone(), Arc::clone(&counts)));
+            let shared = SharedBuckets::next_from(kept.and_then(|kept| kept.shared()).map(|it| &**it));
+            let new = || Arc::new(TokenLimits::new(rate_limit.clone(), Arc::clone(&counts), shared));
             kept.filter(|kept| kept.settings() == rate_limit).map_or_else(new, Arc::clone)
         });
         let addresses = settings.limits.requests_per_address.map(|rate| {

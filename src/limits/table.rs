@@ -57,6 +57,13 @@ impl<K: Eq + Hash, V> Table<K, V> {
         then(shard.values.entry(key).or_insert_with(new))
     }
 
+    /// Passes every value to `then`, locking a shard at a time.
+    pub(super) fn for_each(&self, mut then: impl FnMut(&V)) {
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).values.values().for_each(&mut then);
+        }
+    }
+
     fn sweep(&self, shard: &mut Shard<K, V>, is_idle: impl Fn(&V) -> bool) {
         let Shard { values, capacity } = shard;
         values.retain(|_, value| !is_idle(value));

@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::bucket::Bucket;
+use sha2::{Digest, Sha256};
+
+use super::bucket::{Bucket, ShareKey, SharedBuckets};
 use super::counter::{CountGuard, Counter};
 use super::exceeded;
 use super::quota::{QuotaCounter, QuotaCounts, Window};
@@ -23,6 +25,8 @@ pub struct TokenLimits {
     settings: RateLimit,
     buckets: Table<Key, Arc<Bucket>>,
     counts: Arc<TokenCounts>,
+    /// Set if replicas share the rates.
+    shared: Option<Arc<SharedBuckets>>,
 }
 
 /// The holder of a bucket.
@@ -36,6 +40,26 @@ enum Key {
     Name { id: Box<str>, name: Box<str> },
     /// The token with this id.
     Token(Box<str>),
+}
+
+impl Key {
+    /// The name of the bucket between replicas, which does not tell whose it is.
+    fn share_key(&self) -> ShareKey {
+        let (kind, first, second): (u8, &str, &str) = match self {
+            Self::Workspace(id) => (0, id, ""),
+            Self::Ability { id, ability } => (1, id, ability),
+            Self::Name { id, name } => (2, id, name),
+            Self::Token(id) => (3, id, ""),
+        };
+        let mut hash = Sha256::new();
+        hash.update([kind]);
+        hash.update((first.len() as u64).to_le_bytes());
+        hash.update(first);
+        hash.update(second);
+        let mut key = ShareKey::default();
+        key.copy_from_slice(&hash.finalize()[..16]);
+        key
+    }
 }
 
 /// What is counted of each token, by its id. The counts belong to the process: a reload that changes a limit counts the
@@ -205,8 +229,26 @@ fn refuse(limit: Limit, bucket: &Bucket, wait: Duration) -> Exceeded {
 
 impl TokenLimits {
     /// Creates the table for `settings`.
-    pub fn new(settings: RateLimit, counts: Arc<TokenCounts>) -> Self {
-        Self { settings, buckets: Table::new(usize::MAX), counts }
+    pub fn new(settings: RateLimit, counts: Arc<TokenCounts>, shared: SharedBuckets) -> Self {
+        let shared = settings.shared.then(|| Arc::new(shared));
+        Self { settings, buckets: Table::new(usize::MAX), counts, shared }
+    }
+
+    /// What the shared buckets have in common; `None` if replicas do not share the rates.
+    pub const fn shared(&self) -> Option<&Arc<SharedBuckets>> {
+        self.shared.as_ref()
+    }
+
+    /// Sets the share of each bucket that is not reported, and the number of replicas.
+    pub fn set_base(&self, share: u32, replicas: u32, now: Instant) {
+        let Some(shared) = &self.shared else { return };
+        // First for buckets that are created from now on.
+        shared.set_base(share, replicas);
+        self.buckets.for_each(|bucket| {
+            if !bucket.is_reported() {
+                bucket.set_share(share, replicas, now);
+            }
+        });
     }
 
     /// The settings.
@@ -216,7 +258,8 @@ impl TokenLimits {
 
     /// The limit of a token.
     pub fn limit(&self, token: TokenIdentity<'_>, now: Instant) -> TokenLimit {
-        let RateLimit { default, by_name, by_id, by_ability, by_workspace, quota_period } = &self.settings;
+        let RateLimit { default, by_name, by_id, by_ability, by_workspace, quota_period, shared: _ } =
+            &self.settings;
         let TokenIdentity { id, name, workspace_id } = token;
         let own = by_id.get(id).unwrap_or(default);
         let lowered = name.and_then(|name| Some((name, own.min(*by_name.get(name)?))));
@@ -248,7 +291,12 @@ impl TokenLimits {
 
     fn bucket(&self, key: Key, rate: Rate, now: Instant) -> Arc<Bucket> {
         let is_idle = |it: &Arc<Bucket>| Arc::strong_count(it) == 1 && it.is_full(now);
-        self.buckets.with(key, || Arc::new(Bucket::new(rate, now)), is_idle, Arc::clone)
+        let shared = self.shared.as_ref().map(|shared| (key.share_key(), shared));
+        let new = || match shared {
+            Some((share_key, shared)) => Bucket::new_shared(rate, share_key, shared, now),
+            None => Arc::new(Bucket::new(rate, now)),
+        };
+        self.buckets.with(key, new, is_idle, Arc::clone)
     }
 }
 

@@ -1,10 +1,10 @@
-//! Exchanges revocations with other replicas through Redis.
+//! Exchanges revocations and shares of rate limits with other replicas through Redis.
 //!
 //! A separate thread does it, so that no request waits for Redis. One Lua script increments the *epoch*, a number in
 //! Redis, and publishes the revocation with it. By the epoch, a replica detects whether it missed an earlier message,
 //! also after a reconnection. Missed revocations cannot be recovered: the replica introspects all tokens again
 //! ([`Revocation::Missed`]), which is always safe. So Redis stores a single number, and nothing written there can do
-//! more than revoke.
+//! more than revoke, or throttle if rate limits are shared.
 //!
 //! A Redis stream would deliver missed revocations, but it must be stored and trimmed, and a trimmed stream needs the
 //! same fallback.
@@ -17,9 +17,11 @@
 //! published later. Revocations of other replicas take effect here once `cache.ttl` has passed.
 
 mod bounded;
+mod commands;
 mod message;
 mod outbox;
 mod session;
+mod shares;
 mod throttle;
 
 use std::io;
@@ -29,13 +31,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use self::outbox::Outbox;
 use self::session::{Session, SessionError, Subscriber};
+use self::shares::{ShareExchanger, SharedLimits};
 use crate::client::{ClientKey, Connector, ConnectorError};
 use crate::config::settings;
+use crate::limits::tokens::TokenLimits;
 use crate::telemetry::metrics::Metrics;
 use crate::tokens::revoker::Revoker;
 
@@ -84,26 +88,33 @@ impl RedisClient {
 pub struct Replicas {
     revoker: Arc<Revoker>,
     metrics: Arc<Metrics>,
+    limits: watch::Sender<SharedLimits>,
     running: Mutex<Option<RunningTask>>,
 }
 
 struct RunningTask {
     client: Arc<RedisClient>,
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<Outbox>,
+    thread: JoinHandle<(Outbox, ShareExchanger)>,
 }
 
 impl Replicas {
     /// Creates the exchange without a connection.
     pub fn new(revoker: Arc<Revoker>, metrics: Arc<Metrics>) -> Self {
-        Self { revoker, metrics, running: Mutex::default() }
+        Self { revoker, metrics, limits: watch::Sender::new(None), running: Mutex::default() }
     }
 
-    /// Uses `client` from now on, or no Redis if it is `None`. Does nothing if `client` is the current one.
+    /// Uses `client` from now on, or no Redis if it is `None`. Keeps the connections if `client` is the current one.
+    /// Shares `limits`, if they are to be shared.
     ///
     /// # Errors
     /// Returns an error if the thread or its runtime cannot be created. There is no connection then.
-    pub fn apply(&self, client: Option<&Arc<RedisClient>>) -> io::Result<()> {
+    pub fn apply(
+        &self,
+        client: Option<&Arc<RedisClient>>,
+        limits: Option<&Arc<TokenLimits>>,
+    ) -> io::Result<()> {
+        self.limits.send_replace(limits.filter(|limits| limits.shared().is_some()).cloned());
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(running), Some(client)) = (&*running, client)
             && Arc::ptr_eq(&running.client, client)
@@ -111,10 +122,10 @@ impl Replicas {
             return Ok(());
         }
         // Pending revocations move to the next Redis.
-        let outbox = running.take().and_then(RunningTask::stop);
+        let previous = running.take().and_then(RunningTask::stop);
         self.metrics.redis_connected(client.map(|_| false));
         if let Some(client) = client {
-            *running = Some(self.start(client, outbox)?);
+            *running = Some(self.start(client, previous)?);
         }
         Ok(())
     }
@@ -126,14 +137,22 @@ impl Replicas {
         }
     }
 
-    fn start(&self, client: &Arc<RedisClient>, outbox: Option<Outbox>) -> io::Result<RunningTask> {
+    fn start(
+        &self,
+        client: &Arc<RedisClient>,
+        previous: Option<(Outbox, ShareExchanger)>,
+    ) -> io::Result<RunningTask> {
         let (stop, stopped) = oneshot::channel();
+        let (outbox, shares) = previous.unzip();
         let mut task = ReplicaTask {
             client: Arc::clone(client),
             subscriber: Subscriber::new(Arc::clone(&self.revoker), Arc::clone(&self.metrics)),
             outbox: outbox.unwrap_or_else(|| Outbox::new(self.revoker.subscribe())),
             session: None,
         };
+        let shares =
+            shares.unwrap_or_else(|| ShareExchanger::new(self.limits.subscribe(), Arc::clone(&self.metrics)));
+        let shared_client = Arc::clone(client);
         // The runtime is not `Send`, so the thread creates it.
         let thread = thread::Builder::new().name("replicas".to_owned()).spawn(move || {
             let runtime =
@@ -142,19 +161,22 @@ impl Replicas {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
                         () = task.run() => {}
-                        _ = stopped => task.shut_down().await,
+                        () = shares.run(&shared_client) => {}
+                        _ = stopped => {
+                            tokio::join!(task.shut_down(), shares.leave(&shared_client));
+                        }
                     }
                 }),
-                Err(error) => tracing::error!(%error, "cannot exchange revocations with other replicas"),
+                Err(error) => tracing::error!(%error, "cannot exchange messages with other replicas"),
             }
-            task.outbox
+            (task.outbox, shares)
         })?;
         Ok(RunningTask { client: Arc::clone(client), stop, thread })
     }
 }
 
 impl RunningTask {
-    fn stop(self) -> Option<Outbox> {
+    fn stop(self) -> Option<(Outbox, ShareExchanger)> {
         let Self { stop, thread, .. } = self;
         drop(stop);
         let ended = thread.join();

@@ -4,18 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use redis::aio::{MultiplexedConnection, PubSub, PubSubSink, PubSubStream};
-use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind};
-use secrecy::ExposeSecret;
-use tokio::task::JoinHandle;
+use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::bounded::{BoundedStream, ReadBudget};
+use super::commands::{Commands, OpenError, info};
 use super::message::{self, Message};
 use super::outbox::Outbox;
 use super::throttle::RevocationThrottle;
 use super::{LOG_INTERVAL, REDIS_TIMEOUT};
-use crate::client::{ConnectError, Connector, OfferedProtocols};
+use crate::client::{Connector, OfferedProtocols};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, RedisMessage, RevocationSource};
 use crate::tokens::revocation::Revocation;
@@ -40,8 +39,8 @@ return redis.status_reply('OK')";
 /// A session could not start or has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SessionError {
-    #[error("no connection to Redis")]
-    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error("Redis: {step}")]
     Redis {
         /// The failed step.
@@ -73,10 +72,7 @@ pub(super) struct RedisState {
 
 /// Two connections: one for the subscription, one for commands.
 pub(super) struct Session {
-    commands: MultiplexedConnection,
-    driver: JoinHandle<()>,
-    /// The budget of the command connection.
-    command_budget: ReadBudget,
+    commands: Commands,
     messages: PubSubStream,
     /// Keeps the subscription alive.
     _sink: PubSubSink,
@@ -87,50 +83,24 @@ pub(super) struct Session {
     key: String,
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 impl Session {
     /// Connects, subscribes, and reads the state of Redis.
     pub(super) async fn open(
         connector: &Connector,
         settings: &settings::Redis,
     ) -> Result<(Self, RedisState), SessionError> {
-        let info = info(settings);
-        let command_budget = ReadBudget::default();
-        let stream =
-            BoundedStream::new(connector.connect(OfferedProtocols::Http1).await?, command_budget.clone());
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(REDIS_TIMEOUT));
-        let (commands, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
-            .await
-            .map_err(failed_step("cannot log in"))?;
-        let driver = tokio::task::spawn_local(driver);
+        let commands = Commands::open(connector, settings, REDIS_TIMEOUT).await?;
         let subscription_budget = ReadBudget::default();
-        let stream = BoundedStream::new(
-            connector.connect(OfferedProtocols::Http1).await?,
-            subscription_budget.clone(),
-        );
-        let pubsub = PubSub::new(&info, stream).await.map_err(failed_step("cannot log in"))?;
+        let stream = connector.connect(OfferedProtocols::Http1).await.map_err(OpenError::from)?;
+        let stream = BoundedStream::new(stream, subscription_budget.clone());
+        let pubsub = PubSub::new(&info(settings), stream).await.map_err(failed_step("cannot log in"))?;
         let (mut sink, messages) = pubsub.split();
         sink.subscribe(&*settings.channel).await.map_err(failed_step("cannot subscribe"))?;
         let channel = settings.channel.clone();
         let key = format!("{channel}:epoch");
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut session = Self {
-            commands,
-            driver,
-            command_budget,
-            messages,
-            _sink: sink,
-            subscription_budget,
-            poll,
-            channel,
-            key,
-        };
+        let mut session = Self { commands, messages, _sink: sink, subscription_budget, poll, channel, key };
         // Read after subscribing, so that every later message is received.
         let state = RedisState { history: session.history().await?, epoch: session.epoch().await? };
         Ok((session, state))
@@ -187,9 +157,7 @@ impl Session {
         for (place, (section, field)) in
             history.iter_mut().zip([("server", "run_id:"), ("replication", "master_replid:")])
         {
-            self.command_budget.reset();
-            let info: Result<Vec<u8>, _> =
-                redis::cmd("INFO").arg(section).query_async(&mut self.commands).await;
+            let info: Result<Vec<u8>, _> = self.commands.run(redis::cmd("INFO").arg(section)).await;
             let info = match info {
                 Ok(info) => info,
                 Err(error) if is_command_error(&error) => return Ok(None),
@@ -209,10 +177,9 @@ impl Session {
     /// message.
     async fn epoch(&mut self) -> Result<u64, SessionError> {
         for _ in 0..3 {
-            self.command_budget.reset();
             // An epoch has at most 20 digits. The value may be anything, so its length is bounded.
             let read: Result<Vec<u8>, _> =
-                redis::cmd("GETRANGE").arg(&self.key).arg(0).arg(31).query_async(&mut self.commands).await;
+                self.commands.run(redis::cmd("GETRANGE").arg(&self.key).arg(0).arg(31)).await;
             match read {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => {
@@ -224,36 +191,24 @@ impl Session {
                 Err(error) if is_command_error(&error) => self.remove_epoch().await?,
                 Err(error) => return Err(failed_step("cannot read the epoch")(error)),
             }
-            let begin: Result<(), _> = redis::cmd("SET")
-                .arg(&self.key)
-                .arg(new_epoch())
-                .arg("NX")
-                .query_async(&mut self.commands)
-                .await;
+            let begin: Result<(), _> =
+                self.commands.run(redis::cmd("SET").arg(&self.key).arg(new_epoch()).arg("NX")).await;
             begin.map_err(failed_step("cannot start an epoch"))?;
         }
         Err(SessionError::Epoch)
     }
 
     async fn remove_epoch(&mut self) -> Result<(), SessionError> {
-        self.command_budget.reset();
-        let removed = redis::cmd("DEL").arg(&self.key).query_async(&mut self.commands).await;
+        let removed = self.commands.run(redis::cmd("DEL").arg(&self.key)).await;
         removed.map_err(failed_step("cannot remove an invalid epoch"))
     }
 
     async fn publish(&mut self, message: &Message) -> Result<(), SessionError> {
         let Some(json) = message.to_json() else { return Ok(()) };
         for step in ["cannot publish", "cannot publish again"] {
-            self.command_budget.reset();
-            let published: Result<(), _> = redis::cmd("EVAL")
-                .arg(PUBLISH)
-                .arg(1)
-                .arg(&self.key)
-                .arg(new_epoch())
-                .arg(&*self.channel)
-                .arg(&json)
-                .query_async(&mut self.commands)
-                .await;
+            let mut command = redis::cmd("EVAL");
+            command.arg(PUBLISH).arg(1).arg(&self.key).arg(new_epoch()).arg(&*self.channel).arg(&json);
+            let published: Result<(), _> = self.commands.run(&command).await;
             match published {
                 Ok(()) => return Ok(()),
                 // The key holds no number, or the highest.
@@ -289,19 +244,6 @@ fn is_command_error(error: &RedisError) -> bool {
 /// A random start in the lower half of Redis' integers, so that there is room to count.
 fn new_epoch() -> u64 {
     fastrand::u64(1..1 << 62)
-}
-
-fn info(settings: &settings::Redis) -> RedisConnectionInfo {
-    let mut info = RedisConnectionInfo::default()
-        .set_db(settings.database.into())
-        .set_lib_name("stockaj-gateway", env!("CARGO_PKG_VERSION"));
-    if let Some(user) = &settings.user {
-        info = info.set_username(user);
-    }
-    if let Some(password) = &settings.password {
-        info = info.set_password(password.expose_secret());
-    }
-    info
 }
 
 /// The receiving side, across all sessions.

@@ -63,7 +63,7 @@ impl Services {
     /// # Errors
     /// The first such failure.
     pub(super) fn apply(&self, configuration: &Configuration) -> io::Result<()> {
-        let Configuration { settings, resources, shared, .. } = configuration;
+        let Configuration { settings, resources, shared, limiter, .. } = configuration;
         self.log.set_level(settings.log.level);
         self.settings.store(Arc::clone(settings));
         self.revoker.set_shared(Arc::clone(shared));
@@ -72,7 +72,7 @@ impl Services {
             ("traces", self.traces.apply(resources.traces.as_ref())),
             ("usage", self.usage.apply(settings.usage.as_ref())),
             ("quota", self.quotas.apply(settings.quota.as_ref())),
-            ("redis", self.replicas.apply(resources.redis.as_ref())),
+            ("redis", self.replicas.apply(resources.redis.as_ref(), limiter.tokens.as_ref())),
         ] {
             if let Err(error) = result {
                 tracing::error!(service, error = &error as &dyn std::error::Error, "cannot start a service");

@@ -9,6 +9,7 @@ mod labels;
 mod process;
 mod routes;
 mod shard;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -27,11 +28,12 @@ use crate::policy::shadow::{Change, MapRole};
 
 pub use labels::{
     ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult,
-    RedisMessage, RevocationSource, SpanOutcome, TimedPhase, WebhookOutcome,
+    RedisMessage, RevocationSource, ShareExchange, SpanOutcome, TimedPhase, WebhookOutcome,
 };
 use routes::{NONE, Routes, UNMAPPED};
 pub use routes::{RouteLabel, RouteNumber, RouteNumbers};
 use shard::Shard;
+pub use shares::ShareMetrics;
 pub use usage::{QuotaMetrics, UsageMetrics};
 pub use worker::WorkerMetrics;
 
@@ -87,6 +89,7 @@ struct MetricsState {
     traces: AtomicBool,
     /// 2 without Redis: the metrics are absent.
     redis_connected: AtomicU64,
+    shares: ShareMetrics,
     usage: UsageMetrics,
     quota: QuotaMetrics,
 }
@@ -137,6 +140,7 @@ impl Metrics {
             spans: Default::default(),
             traces: AtomicBool::new(false),
             redis_connected: AtomicU64::new(2),
+            shares: ShareMetrics::default(),
             usage: UsageMetrics::default(),
             quota: QuotaMetrics::default(),
         });
@@ -232,6 +236,11 @@ impl Metrics {
     /// Sets whether Redis is connected; `None` without Redis.
     pub fn redis_connected(&self, connected: Option<bool>) {
         self.shared.redis_connected.store(connected.map_or(2, u64::from), Relaxed);
+    }
+
+    /// The metrics of rate limits that replicas share.
+    pub fn shares(&self) -> &ShareMetrics {
+        &self.shared.shares
     }
 
     /// Sets whether any route is not enforced. Must be called from [`Metrics::on_scrape`].

@@ -24,6 +24,7 @@ pub(super) fn start(redis: &str) -> TestEnv {
         .yaml("listen:\n  redirect_address: 127.0.0.1:0\n")
         .yaml(OPERATED)
         .yaml(&format!("redis: {{url: {redis}}}\nwebhook: {{secret: shared-with-stockaj}}\n"))
+        .yaml("rate_limit: {shared: true}\n")
         .yaml(TRACES)
         .start();
     env.traffic();

@@ -89,7 +89,7 @@ fn metrics() -> Vec<String> {
         .tls(&Arc::new(Authority::new()))
         .yaml("redis: {url: redis+unix:///nowhere}\ntraces: {otlp_endpoint: \"unix:/nowhere\"}\n")
         .yaml("mode: shadow\nshadow_authentication: true\n")
-        .yaml("rate_limit: {quota: {requests: 100, per: day}}\n")
+        .yaml("rate_limit: {shared: true, quota: {requests: 100, per: day}}\n")
         .yaml("usage: {path: usage.redb, flush_interval: 100ms, findings: {least_age: 0s}}\n")
         .start();
     assert_eq!(env.gateway.get("/api/v2/items", Some("1|reader")).status, 200);

@@ -40,6 +40,9 @@ section! {
         by_workspace: Spanned<OnOff> = false,
         /// Largest number of requests of each token in a window of time. Without this section there is none.
         quota: Option<Spanned<Quota>>,
+        /// Whether replicas share the rates through `redis`: together they allow what one of them would. If off, each
+        /// replica counts for itself, as `in_flight` and `quota` always do.
+        shared: Spanned<OnOff> = false,
     }
 }
 
@@ -170,6 +173,7 @@ pub(crate) fn compile(
             .map(|(ability, raw)| (ability.text, rate(raw.requests_per_second, raw.burst)))
             .collect(),
         by_workspace: raw.by_workspace.value.0,
+        shared: raw.shared.value.0,
         quota_period,
     };
     (rate_limit, quota)
@@ -216,6 +220,18 @@ fn compile_quota(
         }
     };
     Some(QuotaStore { path, period: raw.per, flush_interval: interval.value.0 })
+}
+
+/// Records an error if replicas are to share the rates without Redis.
+pub(crate) fn require_redis(raw: &RateLimit, has_redis: bool, decoder: &mut Decoder<'_>) {
+    if raw.shared.value.0 && !has_redis {
+        decoder.record(
+            Diagnostic::error("missing section `redis`")
+                .key("rate_limit.shared")
+                .at(raw.shared.span, "replicas share rates through Redis")
+                .hint("add `redis` with its `url`, or remove `shared`"),
+        );
+    }
 }
 
 fn at_least_one<const MOST: u32>(number: Whole<1, MOST>) -> NonZeroU32 {

@@ -19,6 +19,7 @@ fn settings(default: Allowance) -> RateLimit {
         by_ability: Default::default(),
         by_workspace: false,
         quota_period: None,
+        shared: false,
     }
 }
 
@@ -64,7 +65,7 @@ impl Held<'_> {
 }
 
 fn limits_of(settings: RateLimit) -> TokenLimits {
-    TokenLimits::new(settings, Arc::default())
+    TokenLimits::new(settings, Arc::default(), SharedBuckets::next_from(None))
 }
 
 fn tokens() -> TokenLimits {
@@ -236,7 +237,7 @@ fn changed_limit_knows_earlier_requests_in_flight() {
     let guards = in_flight_of(&before.of("1", None, now), now);
     let mut changed = before.settings().clone();
     changed.default.in_flight = 4.try_into().ok();
-    let after = TokenLimits::new(changed, Arc::clone(&before.counts));
+    let after = TokenLimits::new(changed, Arc::clone(&before.counts), SharedBuckets::next_from(None));
     let limit = after.of("1", None, now);
     assert_eq!((guards.len(), in_flight_of(&limit, now).len()), (3, 1));
     drop(guards);

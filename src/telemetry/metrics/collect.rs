@@ -13,7 +13,7 @@ use prometheus::proto::{
 use super::shard::{BOUNDS, Histogram};
 use super::{
     ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult,
-    MetricsState, RedisMessage, RevocationSource, SpanOutcome, TimedPhase, WebhookOutcome,
+    MetricsState, RedisMessage, RevocationSource, ShareExchange, SpanOutcome, TimedPhase, WebhookOutcome,
 };
 use super::{process, shard};
 
@@ -86,6 +86,14 @@ shapes! {
         "Whether Redis is connected, through which replicas share revocations.";
     REDIS_MESSAGES: COUNTER "stockaj_gateway_redis_messages_total" ["direction"]
         "Messages between replicas by direction.";
+    REPLICAS: GAUGE "stockaj_gateway_replicas" []
+        "Replicas that share rate limits, as this one last saw them.";
+    SHARED_LIMITS: GAUGE "stockaj_gateway_shared_limits" []
+        "Rate limits of which this replica currently reports the use.";
+    SHARES_EXCHANGED_AT: GAUGE "stockaj_gateway_shares_exchanged_timestamp_seconds" []
+        "Time of the last successful exchange of shares; 0 if there was none.";
+    SHARE_EXCHANGES: COUNTER "stockaj_gateway_share_exchanges_total" ["outcome"]
+        "Exchanges of the shares of rate limits by outcome.";
     SPANS: COUNTER "stockaj_gateway_spans_total" ["outcome"]
         "Trace spans by outcome.";
     REDIRECTS: COUNTER "stockaj_gateway_redirects_total" []
@@ -260,6 +268,15 @@ impl Sum {
             families.push(REDIS_CONNECTED.single(connected as f64));
             families.push(REDIS_MESSAGES.each(RedisMessage::ALL, |shape, what| {
                 shape.counter(&[what.as_str()], read(&shared.redis_messages[*what as usize]) as f64)
+            }));
+        }
+        let replicas = read(&shared.shares.replicas);
+        if replicas > 0 {
+            families.push(REPLICAS.single(replicas as f64));
+            families.push(SHARED_LIMITS.single(read(&shared.shares.limits) as f64));
+            families.push(SHARES_EXCHANGED_AT.single(read(&shared.shares.exchanged_at) as f64));
+            families.push(SHARE_EXCHANGES.each(ShareExchange::ALL, |shape, outcome| {
+                shape.counter(&[outcome.as_str()], read(&shared.shares.exchanges[*outcome as usize]) as f64)
             }));
         }
         if shared.traces.load(Relaxed) {

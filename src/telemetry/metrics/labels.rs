@@ -130,6 +130,18 @@ labels! {
 }
 
 labels! {
+    /// The outcome of an exchange of shares with other replicas: `outcome`.
+    ShareExchange {
+        /// The shares were renewed.
+        Succeeded = "succeeded",
+        /// Redis could not be reached, or did not answer in time.
+        Failed = "failed",
+        /// The answer was invalid and ignored.
+        Refused = "refused",
+    }
+}
+
+labels! {
     /// The outcome of spans: `outcome`.
     SpanOutcome {
         /// The collector accepted them.

@@ -64,6 +64,9 @@ fn all() -> Arc<Metrics> {
     worker.introspection(IntrospectionOutcome::NoVerdict);
     metrics.cache_eviction(EntryKind::Inactive, EvictionCause::Size);
     metrics.redis_connected(Some(true));
+    metrics.shares().set(3, 2);
+    metrics.shares().exchanged(ShareExchange::Succeeded);
+    metrics.shares().set_exchanged_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     metrics.set_traces(true);
     worker.shadow(Change::WouldDeny, MapRole::Candidate, numbers.label(1), &Method::PUT);
     metrics.config_reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
