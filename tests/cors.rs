@@ -5,7 +5,7 @@ use crate::support::{Answer, RawClient, Response, TestEnv, WRITER};
 const ITEMS: &str = "/api/v2/items";
 const SHOP: &str = "https://shop.example";
 const ORIGIN: (&str, &str) = ("Origin", SHOP);
-const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset";
+const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, RateLimit-Policy, RateLimit";
 
 /// A browser's preflight for a request with a token.
 fn preflight(client: &mut RawClient, target: &str, method: &str, others: &[(&str, &str)]) -> Response {

@@ -1,5 +1,6 @@
 //! Rate limits, connection limits and body limits, by token, address and route.
 
+mod fields; // `rate_limit.fields`: RateLimit and RateLimit-Policy
 mod in_flight; // `rate_limit.in_flight`: how long a request counts
 mod quota; // `rate_limit.quota`: requests in a window, and across restarts
 mod scopes; // `rate_limit.by_ability` and `by_workspace`: which requests share a limit

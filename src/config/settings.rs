@@ -594,6 +594,8 @@ pub struct RateLimit {
     pub quota_period: Option<QuotaPeriod>,
     /// `rate_limit.shared`: whether replicas share the rates through Redis.
     pub shared: bool,
+    /// `rate_limit.fields`: whether responses have the fields of the IETF draft.
+    pub has_fields: bool,
 }
 
 /// `rate_limit.quota.per`: a window of UTC.

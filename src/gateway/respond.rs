@@ -16,6 +16,7 @@ use crate::backend::body::discard;
 use crate::backend::response::UpstreamResponse;
 use crate::client::recycle;
 use crate::downstream::Downstream;
+use crate::limits::tokens::TokenRequest;
 use crate::policy::bearer::Token;
 use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::refusal::{Reason, Refusal};
@@ -23,6 +24,7 @@ use crate::response::body::ResponseBody;
 use crate::response::own;
 use crate::response::record::RequestRecord;
 use crate::tokens::hash::TokenHash;
+use crate::tokens::verdict::Verdict;
 
 /// The kind of response to a request that is not refused.
 pub(super) enum Outcome {
@@ -52,6 +54,7 @@ impl Gateway {
         // The backend's own id takes precedence.
         response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| record.request_id.clone());
         self.add_hsts(record.downstream(), response.headers_mut());
+        self.add_rate_limit_fields(&record, response.headers_mut());
         record.note_response(response.status(), reason, record.response_arrived());
         if let Some(upgrade) = upgrade.take()
             && response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -110,6 +113,9 @@ impl Gateway {
             self.settings.cors.expose(origin, fields);
         }
         self.settings.denials.advise(refusal, fields);
+        if matches!(refusal, Refusal::TooManyAttempts(_)) {
+            self.add_rate_limit_fields(&record, fields);
+        }
         self.add_hsts(record.downstream(), fields);
         if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
             // Otherwise hyper waits for a body that the client may never send.
@@ -118,6 +124,26 @@ impl Gateway {
         *response.version_mut() = version;
         record.note_refusal(refusal, response.status(), Instant::now());
         ResponseBody::own(response, record)
+    }
+
+    /// Adds RateLimit and RateLimit-Policy to the response to a token with limits, if `rate_limit.fields` is `ietf`.
+    fn add_rate_limit_fields(&self, record: &RequestRecord, fields: &mut HeaderMap) {
+        let Some(tokens) = self.limiter.tokens.as_ref().filter(|tokens| tokens.settings().has_fields) else {
+            return;
+        };
+        let Some((cached, limit)) = record.token.as_ref().and_then(|it| Some((it, it.limit.get()?))) else {
+            return;
+        };
+        let route = record.route_number.and_then(|number| self.settings.abilities.route(number));
+        let Verdict { id, abilities, .. } = &cached.verdict;
+        let request = TokenRequest {
+            now: Instant::now(),
+            id,
+            abilities,
+            requirement: route.and_then(|route| route.rule(&record.method)).map(|rule| &rule.requirement),
+            is_tunnel: false,
+        };
+        limit.fields(tokens, &request).append(fields);
     }
 
     /// Adds Strict-Transport-Security to a response over TLS (RFC 6797 section 7.2), unless the backend has set it.

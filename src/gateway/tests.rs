@@ -191,6 +191,7 @@ fn panic_ends_its_request_in_flight() {
             by_workspace: false,
             quota_period: None,
             shared: false,
+            has_fields: false,
         });
     });
     gateway_of_test.store_token("7|x", "7");

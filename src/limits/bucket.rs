@@ -85,6 +85,17 @@ impl Bucket {
         }
     }
 
+    /// The requests that the bucket has, and the time until it has one more; `None` if it is full.
+    pub(super) fn level(&self, now: Instant) -> (u64, Option<Duration>) {
+        let own = (self.interval, self.slack);
+        let (interval, slack) = self.shared.as_ref().map_or(own, |shared| shared.interval_and_slack());
+        let missing = self.full_at.load(Relaxed).saturating_sub(self.at(now)).max(0);
+        let requests = slack.saturating_add(interval).saturating_sub(missing).max(0) / interval.max(1);
+        let after_next = slack.saturating_sub(requests.saturating_mul(interval)).max(0);
+        let wait = Duration::from_nanos(missing.saturating_sub(after_next).max(0) as u64);
+        (requests as u64, (missing > 0).then_some(wait))
+    }
+
     /// Continues [`Bucket::take`] or [`Bucket::check`] for a bucket that is empty or shared.
     #[inline(never)]
     fn refuse_or_share(&self, full_at: i64, now: i64, takes: bool) -> Result<(), Duration> {
@@ -175,6 +186,19 @@ mod tests {
         assert_eq!((wait, bucket.check(now)), (Duration::from_millis(250), Err(wait)));
         assert!(bucket.check(now + wait - Duration::from_nanos(1)).is_err());
         assert_eq!((bucket.check(now + wait), bucket.take(now + wait)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn level_is_what_can_be_taken() {
+        let now = Instant::now();
+        for requests in 0..=5 {
+            let bucket = Bucket::new(rate(4, 5), now);
+            (0..requests).for_each(|_| bucket.take(now).unwrap());
+            let later = now + Duration::from_millis(100);
+            let wait = (requests > 0).then_some(Duration::from_millis(150));
+            assert_eq!(bucket.level(later), (5 - requests, wait), "{requests}");
+            assert_eq!(u64::from(take_all(&bucket, later)), 5 - requests);
+        }
     }
 
     #[test]

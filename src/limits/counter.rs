@@ -21,7 +21,6 @@ impl Counter {
     }
 
     /// The number of things in progress.
-    #[cfg(test)]
     pub(super) fn count(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }

@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod bucket;
 pub mod counter;
+pub mod fields;
 pub mod quota;
 pub mod reported;
 pub mod share;

@@ -48,6 +48,11 @@ impl Window {
         }
     }
 
+    /// Its length.
+    pub const fn length(self) -> Duration {
+        Duration::from_secs((self.end - self.start) * HOUR)
+    }
+
     /// The time until its end.
     pub fn left(self, now: SystemTime) -> Duration {
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(self.end * HOUR);

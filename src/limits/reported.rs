@@ -228,6 +228,7 @@ mod tests {
             by_ability: Default::default(),
             by_workspace: false,
             shared: true,
+            has_fields: false,
             quota_period: None,
         };
         Arc::new(TokenLimits::new(settings, Arc::default(), SharedBuckets::next_from(None)))

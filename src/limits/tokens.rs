@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::bucket::{Bucket, ShareKey, SharedBuckets};
 use super::counter::{CountGuard, Counter};
 use super::exceeded;
+use super::fields::{PolicyItem, RateLimitFields};
 use super::quota::{QuotaCounter, QuotaCounts, Window};
 use super::table::Table;
 use crate::config::settings::{Allowance, QuotaPeriod, Rate, RateLimit};
@@ -165,14 +166,14 @@ impl TokenLimit {
         if let Some((quota, wall)) = quota {
             quota.counter.check(quota.window(wall), quota.max).map_err(|_| quota.refuse(wall))?;
         }
-        for (limit, bucket) in self.buckets(further, tokens, request) {
+        for (limit, _, bucket) in self.buckets(further, tokens, request) {
             bucket.check(now).map_err(|wait| refuse(limit, bucket, wait))?;
         }
         let guard = match &further.in_flight {
             Some(limit) if !request.is_tunnel => Some(limit.admit()?),
             _ => None,
         };
-        for (limit, bucket) in self.buckets(further, tokens, request) {
+        for (limit, _, bucket) in self.buckets(further, tokens, request) {
             bucket.take(now).map_err(|wait| refuse(limit, bucket, wait))?;
         }
         if let Some((quota, wall)) = quota {
@@ -181,26 +182,71 @@ impl TokenLimit {
         Ok(guard)
     }
 
-    /// The buckets of a request, in the order in which they are checked.
+    /// The fields that tell a client what its limits are and what is left of them.
+    pub fn fields(&self, tokens: &TokenLimits, request: &TokenRequest<'_>) -> RateLimitFields {
+        let mut fields = RateLimitFields::default();
+        let further = self.further.as_deref();
+        if let Some(quota) = further.and_then(|further| further.quota.as_ref()) {
+            let now = SystemTime::now();
+            let window = quota.window(now);
+            fields.push(&PolicyItem {
+                limit: Limit::Quota,
+                ability: None,
+                allowed: quota.max,
+                window: Some(window.length()),
+                remaining: u64::from(quota.max.get()).saturating_sub(quota.counter.used(window).count),
+                reset: Some(window.left(now)),
+            });
+        }
+        let mut push = |limit, ability, bucket: &Bucket| {
+            let (remaining, reset) = bucket.level(request.now);
+            let Rate { requests_per_second, burst } = bucket.rate();
+            let window = f64::from(burst.get()) / f64::from(requests_per_second.get());
+            let window = Some(Duration::from_secs_f64(window));
+            fields.push(&PolicyItem { limit, ability, allowed: burst, window, remaining, reset });
+        };
+        match further {
+            Some(further) => {
+                for (limit, ability, bucket) in self.buckets(further, tokens, request) {
+                    push(limit, ability, bucket);
+                }
+            }
+            None => push(Limit::RequestsPerSecond, None, &self.own),
+        }
+        if let Some(InFlightLimit { count, max }) = further.and_then(|further| further.in_flight.as_ref()) {
+            fields.push(&PolicyItem {
+                limit: Limit::InFlight,
+                ability: None,
+                allowed: *max,
+                window: None,
+                remaining: u64::from(max.get().saturating_sub(count.count())),
+                reset: None,
+            });
+        }
+        fields
+    }
+
+    /// The buckets of a request, in the order in which they are checked. Those of `by_ability` with their ability.
     fn buckets<'a>(
         &'a self,
         further: &'a FurtherLimits,
         tokens: &'a TokenLimits,
         request: &'a TokenRequest<'_>,
-    ) -> impl Iterator<Item = (Limit, &'a Bucket)> {
-        let workspace = further.workspace.iter().map(|bucket| (Limit::ByWorkspace, bucket));
+    ) -> impl Iterator<Item = (Limit, Option<&'a str>, &'a Bucket)> {
+        let workspace = further.workspace.iter().map(|bucket| (Limit::ByWorkspace, None, bucket));
         let by_ability = tokens.settings.by_ability.iter().zip(&further.abilities);
         let by_ability = by_ability.filter_map(|((ability, rate), bucket)| {
             let requirement = request.requirement?;
             requirement.is_satisfied_through(ability, request.abilities).then(|| {
                 let key = || Key::Ability { id: request.id.into(), ability: ability.clone() };
-                (Limit::ByAbility, bucket.get_or_init(|| tokens.bucket(key(), *rate, request.now)))
+                let ability = Some(&**ability);
+                (Limit::ByAbility, ability, bucket.get_or_init(|| tokens.bucket(key(), *rate, request.now)))
             })
         });
-        let by_name = further.by_name.iter().map(|bucket| (Limit::ByName, bucket));
-        let own = [(Limit::RequestsPerSecond, &self.own)];
+        let by_name = further.by_name.iter().map(|bucket| (Limit::ByName, None, bucket));
+        let own = [(Limit::RequestsPerSecond, None, &self.own)];
         let buckets = workspace.chain(by_ability).chain(by_name).chain(own);
-        buckets.map(|(limit, bucket)| (limit, &**bucket))
+        buckets.map(|(limit, ability, bucket)| (limit, ability, &**bucket))
     }
 }
 
@@ -258,7 +304,7 @@ impl TokenLimits {
 
     /// The limit of a token.
     pub fn limit(&self, token: TokenIdentity<'_>, now: Instant) -> TokenLimit {
-        let RateLimit { default, by_name, by_id, by_ability, by_workspace, quota_period, shared: _ } =
+        let RateLimit { default, by_name, by_id, by_ability, by_workspace, quota_period, .. } =
             &self.settings;
         let TokenIdentity { id, name, workspace_id } = token;
         let own = by_id.get(id).unwrap_or(default);

@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::target::METHODS;
 
 /// The fields of the gateway's own responses that scripts may read.
-const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset";
+const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, RateLimit-Policy, RateLimit";
 
 /// The value of Access-Control-Allow-Origin for [`Origins::Any`].
 static ANY: HeaderValue = HeaderValue::from_static("*");

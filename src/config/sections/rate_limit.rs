@@ -43,8 +43,20 @@ section! {
         /// Whether replicas share the rates through `redis`: together they allow what one of them would. If off, each
         /// replica counts for itself, as `in_flight` and `quota` always do.
         shared: Spanned<OnOff> = false,
+        /// `ietf`: forwarded responses and 429 responses to requests with a token have the fields RateLimit and
+        /// RateLimit-Policy of draft-ietf-httpapi-ratelimit-headers-10. `none`: they do not.
+        fields: Fields = "none",
     }
 }
+
+/// `rate_limit.fields`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fields {
+    None,
+    Ietf,
+}
+
+words!(Fields { "none" => Self::None, "ietf" => Self::Ietf });
 
 section! {
     /// Largest number of requests of each token in an hour, a day or a month. The counts survive restarts.
@@ -175,6 +187,7 @@ pub(crate) fn compile(
         by_workspace: raw.by_workspace.value.0,
         shared: raw.shared.value.0,
         quota_period,
+        has_fields: raw.fields == Fields::Ietf,
     };
     (rate_limit, quota)
 }

@@ -129,6 +129,12 @@ impl SharedState {
         Err(Duration::from_nanos((allowed_at - now) as u64).mul_f64(growth))
     }
 
+    /// What [`Bucket`] has as `interval` and `slack` if its rate is not shared.
+    pub(super) fn interval_and_slack(&self) -> (i64, i64) {
+        let Dimensions { interval, slack } = self.dimensions();
+        (interval, slack)
+    }
+
     fn dimensions(&self) -> Dimensions {
         Dimensions { interval: self.interval.load(Relaxed), slack: self.slack.load(Relaxed) }
     }

@@ -20,6 +20,7 @@ fn settings(default: Allowance) -> RateLimit {
         by_workspace: false,
         quota_period: None,
         shared: false,
+        has_fields: false,
     }
 }
 
