@@ -119,8 +119,9 @@ mod tests {
         assert_eq!(counts.open(token("2"), &limits(3, 3)).unwrap_err().limit, Limit::Tunnels);
         assert_eq!(held.len(), 3);
         drop(held);
+        let limits = limits(0, 3);
         for id in 0..10_000 {
-            counts.open(token(&id.to_string()), &limits(0, 3)).unwrap();
+            counts.open(token(&id.to_string()), &limits).unwrap();
         }
         assert!(counts.holders.len() <= 16 * 64, "{}", counts.holders.len());
     }
