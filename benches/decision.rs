@@ -21,7 +21,7 @@ use stockaj_gateway::internals::client::pool::Pool;
 use stockaj_gateway::internals::config;
 use stockaj_gateway::internals::policy::ability::{Abilities, Requirement};
 use stockaj_gateway::internals::policy::bearer::Token;
-use stockaj_gateway::internals::policy::decision::{self, NextStep, Permit};
+use stockaj_gateway::internals::policy::decision::{self, NextStep, Permit, QueryInputs};
 use stockaj_gateway::internals::policy::headers::{
     Credentials, Forwarding, UpstreamFields, prepare_response,
 };
@@ -166,8 +166,10 @@ fn decide_with_verdict(
 ) -> Result<Permit, Refusal> {
     let target = Target::read(method, uri, fields)?;
     let token = Token::from_fields(fields, 1024);
-    match decision::route(map, method, &target.path).next() {
+    let inputs = QueryInputs { query: target.query, has_unexpected_body: false };
+    match decision::route(map, method, &target.path, inputs).next() {
         NextStep::Public(permit) => Ok(permit),
+        NextStep::Refused(refusal) => Err(refusal),
         NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             let caller = verdict(lookup, token, Instant::now()).ok_or(Refusal::NoVerdict)?;
@@ -186,8 +188,10 @@ fn decide(
 ) -> Result<Permit, Refusal> {
     let target = Target::read(method, uri, fields)?;
     let token = Token::from_fields(fields, 1024);
-    match decision::route(map, method, &target.path).next() {
+    let inputs = QueryInputs { query: target.query, has_unexpected_body: false };
+    match decision::route(map, method, &target.path, inputs).next() {
         NextStep::Public(permit) => Ok(permit),
+        NextStep::Refused(refusal) => Err(refusal),
         NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             black_box(token.secret());

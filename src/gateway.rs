@@ -213,7 +213,7 @@ impl Gateway {
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
     ) -> Result<AllowedRequest, Refusal> {
-        let routed = self.route(&request.target, record);
+        let routed = self.route(request, record);
         let body_limit = self.body_limit(routed.found());
         let fields = &request.head.headers;
         let needs_token = match routed.next() {
@@ -223,11 +223,11 @@ impl Gateway {
                 return Ok(AllowedRequest { permit, caller: Caller::Public, body_limit, tunnel });
             }
             NextStep::NeedsToken(needs_token) => needs_token,
+            NextStep::Refused(refusal) => return Err(refusal),
         };
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let (token, needs_verdict) = needs_token.with_token(token)?;
-        let introspected_since =
-            self.oldest_introspection(needs_verdict.requirement(), record.started(), Duration::ZERO);
+        let introspected_since = self.oldest_introspection(&needs_verdict, record.started(), Duration::ZERO);
         let authentication = Authentication { token, needs_verdict, introspected_since };
         let mut cached = self.authenticate(&authentication, record).await?;
         let permit = self.authorize(&authentication, &mut cached, record).await?;
@@ -238,8 +238,10 @@ impl Gateway {
     }
 
     /// Looks up the route, and records it.
-    fn route<'a>(&'a self, target: &Target<'_>, record: &mut RequestRecord) -> Routed<'a> {
-        let routed = decision::route(&self.settings.abilities, &record.method, &target.path);
+    fn route<'a>(&'a self, request: &'a ReadRequest<'_>, record: &mut RequestRecord) -> Routed<'a> {
+        let ReadRequest { target, .. } = request;
+        let routed =
+            decision::route(&self.settings.abilities, &record.method, &target.path, request.query_inputs());
         self.record_route(routed.found(), target, record);
         routed
     }

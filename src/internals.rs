@@ -53,7 +53,7 @@ pub mod policy {
         pub use crate::policy::bearer::{Token, at_most_one};
     }
     pub mod decision {
-        pub use crate::policy::decision::{NextStep, Permit, route};
+        pub use crate::policy::decision::{NextStep, Permit, QueryInputs, route};
     }
     pub mod expectation {
         pub use crate::policy::expectation::waits;
@@ -72,6 +72,9 @@ pub mod policy {
     }
     pub mod path {
         pub use crate::policy::path::CanonicalPath;
+    }
+    pub mod query {
+        pub use crate::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
     }
     pub mod refusal {
         pub use crate::policy::refusal::{Reason, Refusal};

@@ -128,3 +128,49 @@ fn diff_names_the_tokens_of_a_ledger() {
     // The candidate has no ledger.
     assert_eq!(diff(&[&old, &new, "--since", "30d", "--config", &new]).0, 2);
 }
+
+#[test]
+fn diff_reports_changed_rules_for_queries_by_parameter_and_value() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, query: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, format!("routes: {{/items: {{GET: items:read{query}}}}}\n")).unwrap();
+        path.display().to_string()
+    };
+    let none = file("none.yaml", "");
+    let include = "include: {split: ',', values: {variants: items:read, renters: renters:read}}";
+    let old = file("old.yaml", &format!(", query: {{{include}, debug: deny}}"));
+    let new = file(
+        "new.yaml",
+        ", query: {include: {values: {variants: items:read, renters: items:read}}, others: deny}",
+    );
+    assert_eq!(diff(&[&old, &old]).0, 0);
+    let (exit, told, said) = diff(&[&none, &old]);
+    assert_eq!((exit, &*said), (1, ""));
+    assert_eq!(
+        told,
+        "\
+Newly denied
+  /items query include=renters: tokens that lack renters:read
+    allow -> renters:read
+  /items query include=variants: tokens that lack items:read
+    allow -> items:read
+  /items query debug: every token
+    allow -> deny
+  /items query include=(others): every token
+    allow -> deny
+"
+    );
+    let (_, told, _) = diff(&[&old, &new]);
+    assert!(
+        told.contains("  /items query include=renters: tokens with renters:read that lack items:read\n"),
+        "{told}"
+    );
+    assert!(told.contains("  /items query (others): every token\n    allow -> deny\n"), "{told}");
+    assert!(!told.contains("debug"), "{told}");
+    let (_, told, _) = diff(&[&none, &old, "--format", "json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["changes"], json!([]));
+    assert_eq!(told["queries"][0]["parameter"], "include=renters");
+    assert_eq!(told["queries"][0]["denied"]["text"], "tokens that lack renters:read");
+}

@@ -3,6 +3,7 @@
 //! A token's name contains its abilities: `1|items:read+rents:read`.
 
 mod ordinary;
+mod queries;
 mod settings;
 mod site;
 mod tokens;

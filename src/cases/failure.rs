@@ -7,6 +7,7 @@ use crate::config::Failure;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{KnownCaller, missing, split_query};
 use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
+use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Reason, Refusal};
 
 /// Describes a check: `items are read: GET /api/v2/items as reader`.
@@ -25,6 +26,10 @@ pub fn explain(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Failure {
     let CheckResult { check, found, .. } = outcome;
     let rule = match found {
         Some(RouteMatch::Rule { route, rule }) => rule.place.clone().map(|place| {
+            let by_query = outcome.decision.as_ref().err().and_then(|it| parameter(&tests.map, outcome, it));
+            if let Some(NumberedRequirement { subject, requirement, place: Some(place) }) = by_query {
+                return (place.clone(), format!("the rule of `{subject}`: {requirement}"));
+            }
             let template = tests.map.templates().nth(*route).unwrap_or_default();
             (place, format!("the rule of {template}: {}", rule.requirement))
         }),
@@ -58,9 +63,26 @@ fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
         (Err(Refusal::MissingAbility(_)), _, KnownCaller::Active(abilities)) => {
             denied_because(requirement, abilities)
         }
+        (Err(refusal @ Refusal::QueryDenied { .. }), ..) => {
+            let Some(parameter) = parameter(map, outcome, refusal) else {
+                return "the query is denied".to_owned();
+            };
+            let requirement = &parameter.requirement;
+            format!("the rule `{}` of the query requires {requirement}", parameter.subject)
+        }
         (Ok(reason), ..) => reason.as_str().to_owned(),
         (Err(refusal), ..) => refusal.reason().as_str().to_owned(),
     }
+}
+
+/// The requirement of a query parameter that refuses the request.
+fn parameter<'a>(
+    map: &'a AbilityMap,
+    outcome: &CheckResult<'a>,
+    refusal: &Refusal,
+) -> Option<&'a NumberedRequirement> {
+    let Refusal::QueryDenied { rule, .. } = refusal else { return None };
+    map.query_rules(outcome.found.as_ref()?)?.requirement(*rule)
 }
 
 /// The abilities that satisfy a requirement.
@@ -93,8 +115,10 @@ fn denied_because(requirement: Option<&Requirement>, abilities: &Abilities) -> S
 fn hint(map: &AbilityMap, outcome: &CheckResult<'_>) -> Option<String> {
     let found = outcome.found.as_ref()?;
     match (&outcome.decision, found) {
-        (Err(Refusal::MissingAbility(_)), _) => {
-            let requirement = map.requirement(found).ok()?;
+        (Err(refusal @ (Refusal::MissingAbility(_) | Refusal::QueryDenied { .. })), _) => {
+            let parameter = parameter(map, outcome, refusal).map(|it| &it.requirement);
+            let requirement = parameter.or_else(|| map.requirement(found).ok())?;
+            requirement.abilities().next()?;
             let names: Vec<&str> = requirement.abilities().collect();
             let enough = match (&*names, requirement.kind()) {
                 ([name], _) => format!("`{name}`"),

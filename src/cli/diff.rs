@@ -15,7 +15,9 @@ use super::routes::requirement_json;
 use super::usage::load_report;
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
-use crate::policy::difference::{Callers, Change, ComparedMap, Difference, OptionsChange, difference};
+use crate::policy::difference::{
+    Callers, Change, ComparedMap, Difference, OptionsChange, QueryChange, difference,
+};
 use crate::usage::query::{ReportQuery, Since};
 use crate::usage::report::Report;
 
@@ -95,10 +97,13 @@ fn table(
 ) -> io::Result<()> {
     let denied = section(difference, |it| it.denied.as_ref());
     let allowed = section(difference, |it| it.allowed.as_ref());
-    for (title, colour, changes) in
-        [("Newly denied", AnsiColor::Red, &denied), ("Newly allowed", AnsiColor::Yellow, &allowed)]
-    {
-        if !changes.is_empty() {
+    let queries_denied = queries(difference, |it| it.denied.as_ref());
+    let queries_allowed = queries(difference, |it| it.allowed.as_ref());
+    for (title, colour, changes, queries) in [
+        ("Newly denied", AnsiColor::Red, &denied, queries_denied),
+        ("Newly allowed", AnsiColor::Yellow, &allowed, queries_allowed),
+    ] {
+        if !changes.is_empty() || !queries.is_empty() {
             let style = HEADING.fg_color(Some(Color::Ansi(colour)));
             writeln!(output, "{style}{title}{style:#}")?;
         }
@@ -107,6 +112,10 @@ fn table(
             writeln!(output, "  {} {path}: {callers}", methods.join(" "))?;
             let example = if path == sample { String::new() } else { format!("; such as {sample}") };
             writeln!(output, "    {old} -> {new}{example}")?;
+        }
+        for (QueryChange { path, subject, requirements: (old, new), .. }, callers) in queries {
+            writeln!(output, "  {path} query {subject}: {callers}")?;
+            writeln!(output, "    {old} -> {new}")?;
         }
     }
     if !difference.options.is_empty() {
@@ -134,10 +143,18 @@ fn section<'a, 'map>(
     difference.changes.iter().filter_map(|change| Some((change, callers(change)?))).collect()
 }
 
+fn queries<'a>(
+    difference: &'a Difference<'_>,
+    callers: impl Fn(&'a QueryChange) -> Option<&'a Callers>,
+) -> Vec<(&'a QueryChange, &'a Callers)> {
+    difference.queries.iter().filter_map(|change| Some((change, callers(change)?))).collect()
+}
+
 #[derive(Serialize)]
 struct Printed<'a> {
     changed: bool,
     changes: Vec<PrintedChange<'a>>,
+    queries: Vec<PrintedQuery<'a>>,
     options: Vec<PrintedOptions<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<&'a Affected<'a>>,
@@ -150,6 +167,16 @@ struct PrintedChange<'a> {
     sample: &'a str,
     old: PrintedSide<'a>,
     new: PrintedSide<'a>,
+    denied: Option<PrintedCallers<'a>>,
+    allowed: Option<PrintedCallers<'a>>,
+}
+
+#[derive(Serialize)]
+struct PrintedQuery<'a> {
+    path: &'a str,
+    parameter: &'a str,
+    old: &'a str,
+    new: &'a str,
     denied: Option<PrintedCallers<'a>>,
     allowed: Option<PrintedCallers<'a>>,
 }
@@ -201,9 +228,18 @@ fn json(
         old: PrintedOption { body: body.0, mode: mode.0.as_str() },
         new: PrintedOption { body: body.1, mode: mode.1.as_str() },
     });
+    let queries = difference.queries.iter().map(|change| PrintedQuery {
+        path: &change.path,
+        parameter: &change.subject,
+        old: &change.requirements.0,
+        new: &change.requirements.1,
+        denied: change.denied.as_ref().map(callers),
+        allowed: change.allowed.as_ref().map(callers),
+    });
     let printed = Printed {
         changed: !difference.is_empty(),
         changes: changes.collect(),
+        queries: queries.collect(),
         options: options.collect(),
         usage: affected,
     };

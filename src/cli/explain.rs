@@ -3,6 +3,7 @@
 mod advice;
 mod nearest;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::policy::bearer::Token;
 use crate::policy::decision::{KnownCaller, decide, missing, read_request, split_query};
 use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::path::decoded;
+use crate::policy::query::{NumberedRequirement, QueryRules};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Mode, ShadowSettings};
 use crate::response::own::status;
@@ -33,7 +35,7 @@ use crate::tokens::verdict::Verdict;
 pub(crate) struct Arguments {
     /// The method, such as GET
     method: String,
-    /// The path, such as /api/v2/items
+    /// The path, such as /api/v2/items, or with a query /api/v2/items?include=renters
     path: String,
     #[command(flatten)]
     config: ConfigArgument,
@@ -188,7 +190,9 @@ fn steps(
     let (_, query) = split_query(target);
     let how = if path.is_borrowed() { "as sent" } else { "rewritten: this is matched and forwarded" };
     step(output, "path", format_args!("{} ({how})", path.as_str()))?;
-    if query.is_some() {
+    let found = map.find(&method, &path);
+    let rules = map.query_rules(&found);
+    if query.is_some() && rules.is_none() {
         step(output, "query", "forwarded as sent; the decision does not read it")?;
     }
     if method == Method::POST {
@@ -200,7 +204,6 @@ fn steps(
         step(output, "method", format_args!("{method}; `_method` is ignored"))?;
     }
 
-    let found = map.find(&method, &path);
     let template = |route: usize| map.templates().nth(route).unwrap_or_default();
     match &found {
         RouteMatch::Rule { route, rule } => {
@@ -211,6 +214,9 @@ fn steps(
                 None => String::new(),
             };
             step(output, "requirement", format_args!("{style}{}{style:#}{place}", rule.requirement))?;
+            if let (Some(rules), Some(query)) = (rules, query) {
+                query_steps(rules, query, output)?;
+            }
             if let Some(body) = map.route(*route).and_then(|route| route.options().body) {
                 step(output, "body", format_args!("{} at most, instead of `limits.body`", size(body)))?;
             }
@@ -224,7 +230,7 @@ fn steps(
         }
         RouteMatch::NoRoute => step(output, "route", "none (unmapped)")?,
     }
-    let decision = decide(map, &found, caller);
+    let decision = decide(map, &found, query, caller);
     if decision == Ok(Reason::Public) {
         return Ok(decision);
     }
@@ -237,8 +243,20 @@ fn steps(
         }
         KnownCaller::Refused(refusal) => step(output, "token", refusal.reason().as_str())?,
     }
-    if let (RouteMatch::Rule { rule, .. }, KnownCaller::Active(abilities)) = (&found, caller) {
-        let missing = missing(&rule.requirement, abilities);
+    let parameter = match &decision {
+        Err(Refusal::QueryDenied { rule, .. }) => rules.and_then(|rules| rules.requirement(*rule)),
+        _ => None,
+    };
+    let requirement = match &found {
+        _ if parameter.is_some() => parameter.map(|it| &it.requirement),
+        RouteMatch::Rule { rule, .. } => Some(&rule.requirement),
+        RouteMatch::NoMethod { .. } | RouteMatch::NoRoute => None,
+    };
+    if let Some(parameter) = parameter {
+        step(output, "denied by", parameter.located())?;
+    }
+    if let (Some(requirement), KnownCaller::Active(abilities)) = (requirement, caller) {
+        let missing = missing(requirement, abilities);
         if !missing.is_empty() {
             step(output, "missing", missing.join(", "))?;
         }
@@ -254,7 +272,7 @@ fn steps(
         step(output, "mode", text)?;
     }
     if let Err(refusal) = &decision
-        && let Some(advice) = advice::advice(refusal, map.requirement(&found).ok(), caller)
+        && let Some(advice) = advice::advice(refusal, requirement.or(map.requirement(&found).ok()), caller)
     {
         step(output, "advice", advice)?;
     }
@@ -264,6 +282,29 @@ fn steps(
         step(output, "hint", hint)?;
     }
     Ok(decision)
+}
+
+/// Writes the requirements of the parameters of a query, each once. An error is in the verdict.
+fn query_steps(rules: &QueryRules, query: &str, output: &mut dyn Write) -> io::Result<()> {
+    let mut numbers = BTreeSet::new();
+    let read = rules.visit(query, |number, _| {
+        numbers.insert(number);
+        Ok(())
+    });
+    if numbers.is_empty() && read.is_ok() {
+        return step(output, "query", "no rule of the route applies to it");
+    }
+    for NumberedRequirement { subject, requirement, place } in
+        numbers.into_iter().filter_map(|number| rules.requirement(number))
+    {
+        let style = colour(requirement);
+        let place = match place {
+            Some(place) => format!(" ({}:{})", place.file, place.line),
+            None => String::new(),
+        };
+        step(output, "query", format_args!("{subject} requires {style}{requirement}{style:#}{place}"))?;
+    }
+    Ok(())
 }
 
 /// The request that was probably meant, if the map has no rule for this one.

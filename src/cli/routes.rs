@@ -14,6 +14,7 @@ use super::{ConfigArgument, Exit, abilities, output, report, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
+use crate::policy::query::QueryRules;
 use crate::policy::shadow::Mode;
 
 /// Print the effective ability map in matching order; reads no secrets and no environment
@@ -81,26 +82,29 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
         Unmapped::Deny => Requirement::deny(),
         Unmapped::Authenticated => Requirement::authenticated(),
     };
-    let rows: Vec<(&str, &str, &Requirement, Mode)> = map
+    let rows: Vec<(&str, &str, &Requirement, Mode, Option<&QueryRules>)> = map
         .routes()
         .enumerate()
         .flat_map(|(number, route)| {
             let mode = map.mode(&RouteMatch::NoMethod { route: number });
-            route
-                .rules()
-                .map(move |(method, rule)| (method.as_str(), route.template(), &rule.requirement, mode))
+            route.rules().map(move |(method, rule)| {
+                let query = route.options().query.as_deref();
+                (method.as_str(), route.template(), &rule.requirement, mode, query)
+            })
         })
-        .chain([("*", "(unmapped)", &unmapped, map.mode(&RouteMatch::NoRoute))])
+        .chain([("*", "(unmapped)", &unmapped, map.mode(&RouteMatch::NoRoute), None)])
         .collect();
     let width = rows.iter().map(|(_, path, ..)| path.chars().count()).max().unwrap_or_default();
 
     writeln!(output, "{HEADING}{:7}  {:width$}  REQUIREMENT{HEADING:#}", "METHOD", "PATH")?;
-    for (method, path, requirement, mode) in rows {
+    for (method, path, requirement, mode, query) in rows {
         let style = colour(requirement);
-        // A public rule denies nothing, so its mode has no effect.
-        let is_shadowed = mode == Mode::Shadow && *requirement.kind() != RequirementKind::Public;
+        // A public rule without rules for the query denies nothing, so its mode has no effect.
+        let is_shadowed =
+            mode == Mode::Shadow && (*requirement.kind() != RequirementKind::Public || query.is_some());
+        let query = query.map(|rules| format!("  query {rules}")).unwrap_or_default();
         let mode = if is_shadowed { "  (shadow: not enforced)" } else { "" };
-        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{mode}")?;
+        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{query}{mode}")?;
     }
     Ok(())
 }

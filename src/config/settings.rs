@@ -411,9 +411,6 @@ pub struct Cache {
 impl Cache {
     /// The oldest verdict that may satisfy `requirement`: the lowest `max_age` of its abilities; `None` if unbounded.
     pub fn max_age(&self, requirement: &Requirement) -> Option<Duration> {
-        if self.max_age.is_empty() {
-            return None;
-        }
         requirement.abilities().filter_map(|ability| self.max_age.get(ability)).min().copied()
     }
 }

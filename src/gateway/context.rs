@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use hyper::body::Incoming;
 
 use super::Gateway;
@@ -15,6 +15,7 @@ use crate::client::call::Call;
 use crate::client::pool::CallerAccount;
 use crate::downstream::Downstream;
 use crate::policy::client;
+use crate::policy::decision::QueryInputs;
 use crate::policy::headers;
 use crate::policy::target::Target;
 use crate::policy::upgrade::Handshake;
@@ -53,6 +54,14 @@ pub(super) struct ReadRequest<'a> {
     pub(super) expects_continue: bool,
     /// The handshake, if the request asks for a tunnel.
     pub(super) handshake: Option<Handshake>,
+}
+
+impl ReadRequest<'_> {
+    /// The inputs of rules for the query.
+    pub(super) fn query_inputs(&self) -> QueryInputs<'_> {
+        let has_unexpected_body = self.has_body && matches!(self.head.method, Method::GET | Method::HEAD);
+        QueryInputs { query: self.target.query, has_unexpected_body }
+    }
 }
 
 impl<'a> RequestContext<'a> {

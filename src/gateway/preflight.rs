@@ -41,7 +41,7 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Permit, Refusal> {
         let (abilities, overriding) = (&self.settings.abilities, self.settings.backend.method_override);
-        let (found, permit) = cors::decide(abilities, &target.path, requested, overriding);
+        let (found, permit) = cors::decide(abilities, &target.path, target.query, requested, overriding);
         self.record_route(&found, target, record);
         let permit = match &self.settings.shadow {
             None => permit,

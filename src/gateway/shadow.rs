@@ -13,8 +13,9 @@ use super::{AllowedRequest, Caller, Gateway};
 use crate::config::settings::Shadow;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
-use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, decide_by};
+use crate::policy::decision::{self, Known, NeedsVerdict, Permit, QueryInputs, Routed, decide_by};
 use crate::policy::map::{AbilityMap, RouteMatch};
+use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole, change};
 use crate::policy::target::Target;
@@ -54,7 +55,8 @@ impl Gateway {
         record: &mut RequestRecord,
         refusal: Refusal,
     ) -> Result<AllowedRequest, Refusal> {
-        let routed = decision::route(&self.settings.abilities, &record.method, &request.target.path);
+        let map = &self.settings.abilities;
+        let routed = decision::route(map, &record.method, &request.target.path, request.query_inputs());
         let found = routed.found();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = record.token.as_ref().zip(routed.with_any_token()).and_then(|(cached, needs_verdict)| {
@@ -63,7 +65,9 @@ impl Gateway {
         let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
         let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
-        let (body_limit, reason) = (self.body_limit(found), refusal.reason());
+        let body_limit = self.body_limit(found);
+        record.note_denied_parameter(&refusal);
+        let rule = LogRule::refused(MapRole::Enforced, map, found, &record.method, &refusal).to_string();
         let (permit, caller) = match token {
             Ok(token) => match self.cached_token(token, record, refusal).await {
                 Ok(cached) => (permitted, Caller::Token(cached, token.authorization())),
@@ -82,7 +86,6 @@ impl Gateway {
             Caller::Public | Caller::Unauthenticated(_) => self.count_tunnel(request, None, record)?,
         };
         let decision = AllowedRequest { permit, caller, body_limit, tunnel };
-        let rule = LogRule { side: MapRole::Enforced, found, method: &record.method, reason }.to_string();
         record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
@@ -153,19 +156,22 @@ impl Gateway {
     ) -> Result<Permit, Refusal> {
         let Some(method) = cors::supported_method(&target.path, requested) else { return permit };
         let permit = permit.or_else(|refusal| {
-            let routed = Routed::of(&self.settings.abilities, *found);
+            let map = &self.settings.abilities;
+            let routed = Routed::of(map, *found, QueryInputs::of(target.query));
             let permit = routed.permit_in_shadow(shadow.authentication, &refusal);
             let permit = permit.ok_or_else(|| refusal.clone())?;
-            let rule = LogRule { side: MapRole::Enforced, found, method: &method, reason: refusal.reason() };
+            record.note_denied_parameter(&refusal);
+            let rule = LogRule::refused(MapRole::Enforced, map, found, &method, &refusal);
             let label = self.label(found, None);
             record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, label, rule.to_string(), None);
             Ok(permit)
         });
         if let Some(candidate) = &shadow.candidate {
             let overriding = self.settings.backend.method_override;
-            let (candidate_found, decided) = cors::decide(candidate, &target.path, requested, overriding);
+            let (candidate_found, decided) =
+                cors::decide(candidate, &target.path, target.query, requested, overriding);
             let by_candidate = candidate.check_path(&target.path).and(decided).map(|_permit| Reason::Public);
-            let routes = (found, &candidate_found);
+            let routes = (found, candidate, &candidate_found);
             self.note_difference(permit.is_ok(), &by_candidate, routes, &method, record, None);
         }
         permit
@@ -179,7 +185,8 @@ impl Gateway {
         record: &mut RequestRecord,
         decided: &Result<AllowedRequest, Refusal>,
     ) {
-        let routed = decision::route(candidate, &record.method, &request.target.path);
+        let inputs = request.query_inputs();
+        let routed = decision::route(candidate, &record.method, &request.target.path, inputs);
         let found = *routed.found();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = match (decided, &record.token, &token) {
@@ -214,7 +221,8 @@ impl Gateway {
         };
         let method = record.method.clone();
         let enforced = self.settings.abilities.find(&method, &request.target.path);
-        self.note_difference(decided.is_ok(), &by_candidate, (&enforced, &found), &method, record, cached);
+        let routes = (&enforced, candidate, &found);
+        self.note_difference(decided.is_ok(), &by_candidate, routes, &method, record, cached);
     }
 
     /// The verdict of a token that the enforced map did not need. Only a refused request is introspected for it: a request
@@ -239,14 +247,22 @@ impl Gateway {
         &self,
         forwarded: bool,
         by_candidate: &Result<Reason, Refusal>,
-        (enforced, found): (&RouteMatch<'_>, &RouteMatch<'_>),
+        (enforced, candidate, found): (&RouteMatch<'_>, &AbilityMap, &RouteMatch<'_>),
         method: &Method,
         record: &mut RequestRecord,
         cached: Option<Rc<CachedToken>>,
     ) {
         let Some(change) = change(forwarded, by_candidate) else { return };
-        let reason = by_candidate.as_ref().map_or_else(Refusal::reason, |reason| *reason);
-        let rule = LogRule { side: MapRole::Candidate, found, method, reason }.to_string();
+        let rule = match by_candidate {
+            Ok(reason) => {
+                let rule =
+                    LogRule { side: MapRole::Candidate, found, parameter: None, method, reason: *reason };
+                rule.to_string()
+            }
+            Err(refusal) => {
+                LogRule::refused(MapRole::Candidate, candidate, found, method, refusal).to_string()
+            }
+        };
         let label = self.label(enforced, found.route());
         record.note_shadow_change(change, MapRole::Candidate, label, rule, cached);
     }
@@ -265,24 +281,48 @@ struct LogRule<'a> {
     side: MapRole,
     /// The result of that side's map.
     found: &'a RouteMatch<'a>,
+    /// The requirement of a query parameter, if it decides.
+    parameter: Option<&'a NumberedRequirement>,
     /// The method that was looked up.
     method: &'a Method,
     /// The outcome of the decision.
     reason: Reason,
 }
 
+impl<'a> LogRule<'a> {
+    /// The rule of `map` that refuses a request.
+    fn refused(
+        side: MapRole,
+        map: &'a AbilityMap,
+        found: &'a RouteMatch<'a>,
+        method: &'a Method,
+        refusal: &Refusal,
+    ) -> Self {
+        let parameter = match refusal {
+            Refusal::QueryDenied { rule, .. } => {
+                map.query_rules(found).and_then(|rules| rules.requirement(*rule))
+            }
+            _ => None,
+        };
+        Self { side, found, parameter, method, reason: refusal.reason() }
+    }
+}
+
 impl Display for LogRule<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.side.as_str())?;
-        match self.found {
-            RouteMatch::Rule { rule, .. } => {
+        match (self.found, self.parameter) {
+            (_, Some(parameter)) => {
+                write!(formatter, " {}: {}", parameter.located(), parameter.requirement)?;
+            }
+            (RouteMatch::Rule { rule, .. }, None) => {
                 if let Some(place) = &rule.place {
                     write!(formatter, " {place}")?;
                 }
                 write!(formatter, " {}", rule.requirement)?;
             }
-            RouteMatch::NoMethod { .. } => write!(formatter, " without {}", self.method)?,
-            RouteMatch::NoRoute => formatter.write_str(" without a route")?,
+            (RouteMatch::NoMethod { .. }, None) => write!(formatter, " without {}", self.method)?,
+            (RouteMatch::NoRoute, None) => formatter.write_str(" without a route")?,
         }
         write!(formatter, " ({})", self.reason.as_str())
     }
@@ -327,7 +367,10 @@ mod tests {
             ),
         ] {
             let found = map.find(&method, &CanonicalPath::new(path).unwrap());
-            assert_eq!(LogRule { side, found: &found, method: &method, reason }.to_string(), text);
+            assert_eq!(
+                LogRule { side, found: &found, parameter: None, method: &method, reason }.to_string(),
+                text
+            );
         }
     }
 }

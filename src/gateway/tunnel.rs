@@ -18,7 +18,7 @@ use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
 use crate::limits::tunnels::TunnelGuard;
 use crate::policy::bearer::KeptToken;
-use crate::policy::decision::{self, NextStep};
+use crate::policy::decision::{self, NextStep, QueryInputs};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
@@ -37,6 +37,8 @@ pub type TunnelSlot = Cell<Option<Box<Tunnel>>>;
 /// The request of a tunnel, as far as later decisions need it.
 pub(super) struct UpgradeRequest {
     pub(super) path: CanonicalPath<'static>,
+    /// The query, which may contain credentials; `None` without one.
+    query: Option<Zeroizing<String>>,
     /// The token and its latest verdict; `None` on a public route.
     pub(super) token: Option<(KeptToken, Rc<CachedToken>)>,
     /// Counts the tunnel.
@@ -49,7 +51,13 @@ impl UpgradeRequest {
             Caller::Token(cached, authorization) => Some((KeptToken::new(authorization), Rc::clone(cached))),
             Caller::Public | Caller::Unauthenticated(_) => None,
         };
-        Self { path: target.path.clone().into_owned(), token, _counted: counted }
+        let query = target.query.map(|query| Zeroizing::new(query.to_owned()));
+        Self { path: target.path.clone().into_owned(), query, token, _counted: counted }
+    }
+
+    /// The inputs of rules for the query. A request for a tunnel has no body.
+    fn query_inputs(&self) -> QueryInputs<'_> {
+        QueryInputs::of(self.query.as_ref().map(|query| query.as_str()))
     }
 }
 
@@ -151,10 +159,16 @@ impl Gateway {
         let map = &self.settings.abilities;
         // A reload may have changed the map.
         map.check_path(&upgrade.path)?;
-        let routed = decision::route(map, &Method::GET, &upgrade.path);
+        let UpgradeRequest { path, query, token, .. } = upgrade;
+        let inputs = QueryInputs::of(query.as_ref().map(|query| query.as_str()));
+        let routed = decision::route(map, &Method::GET, path, inputs);
         let enforce_unless_shadowed = |refusal| self.enforce_unless_shadowed(routed, refusal);
-        let NextStep::NeedsToken(needs_token) = routed.next() else { return Ok(()) };
-        let token = upgrade.token.as_mut().ok_or(Refusal::MissingToken);
+        let needs_token = match routed.next() {
+            NextStep::Public(_) => return Ok(()),
+            NextStep::Refused(refusal) => return enforce_unless_shadowed(refusal),
+            NextStep::NeedsToken(needs_token) => needs_token,
+        };
+        let token = token.as_mut().ok_or(Refusal::MissingToken);
         let needs_verdict = match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
             Ok(((), needs_verdict)) => Some(needs_verdict),
             // In shadow mode the token must still be active.
@@ -165,8 +179,7 @@ impl Gateway {
         };
         let Ok((token, cached)) = token else { return Ok(()) };
         let mut stats = LookupStats::default();
-        let introspected_since =
-            needs_verdict.and_then(|it| self.oldest_introspection(it.requirement(), now, PAUSE));
+        let introspected_since = needs_verdict.and_then(|it| self.oldest_introspection(&it, now, PAUSE));
         let request = LookupRequest { token: token.token(), now, introspected_since, trace: None };
         match self.lookup.verdict(&request, &mut stats).await {
             Ok(newer) => *cached = newer,
@@ -226,10 +239,11 @@ async fn watch(
 /// Whether a new decision by the same gateway would have the same result.
 fn is_settled(gateway: &Gateway, upgrade: &UpgradeRequest, now: Instant) -> bool {
     upgrade.token.as_ref().is_none_or(|(_, cached)| {
-        let routed = decision::route(&gateway.settings.abilities, &Method::GET, &upgrade.path);
+        let map = &gateway.settings.abilities;
+        let routed = decision::route(map, &Method::GET, &upgrade.path, upgrade.query_inputs());
         let introspected_since = routed
             .with_any_token()
-            .and_then(|needs_verdict| gateway.oldest_introspection(needs_verdict.requirement(), now, PAUSE));
+            .and_then(|needs_verdict| gateway.oldest_introspection(&needs_verdict, now, PAUSE));
         cached.is_introspected_since(introspected_since) && gateway.lookup().is_fresh(cached, now)
     })
 }

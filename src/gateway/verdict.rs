@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
-use crate::policy::ability::Requirement;
 use crate::policy::bearer::Token;
 use crate::policy::decision::{NeedsVerdict, Permit};
 use crate::policy::refusal::Refusal;
@@ -105,15 +104,19 @@ impl Gateway {
         }
     }
 
-    /// Oldest acceptable introspection time for `requirement`; `None` if `cache.max_age` does not limit it. Verdicts of at
+    /// Oldest acceptable introspection time for the requirements of a request; `None` if `cache.max_age` does not limit it. Verdicts of at
     /// most the age `least` are always acceptable.
     pub(super) fn oldest_introspection(
         &self,
-        requirement: &Requirement,
+        needs_verdict: &NeedsVerdict<'_>,
         now: Instant,
         least: Duration,
     ) -> Option<Instant> {
-        let max_age = self.settings.cache.max_age(requirement)?;
+        let cache = &self.settings.cache;
+        if cache.max_age.is_empty() {
+            return None;
+        }
+        let max_age = needs_verdict.least(|requirement| cache.max_age(requirement))?;
         now.checked_sub(max_age.max(least))
     }
 

@@ -138,6 +138,11 @@ impl Requirement {
         &self.kind
     }
 
+    /// The fields of a response to a token that does not satisfy the requirement.
+    pub(super) const fn fields(&self) -> &Arc<Missing> {
+        &self.missing
+    }
+
     /// The abilities in the order of the map; empty for a keyword.
     pub fn abilities(&self) -> impl Iterator<Item = &str> {
         let names: &[Box<str>] = match &self.kind {

@@ -9,6 +9,7 @@ use http::Method;
 use super::ability::{Abilities, Requirement, RequirementKind};
 use super::map::{AbilityMap, RouteMatch};
 use super::path::CanonicalPath;
+use super::query::{QueryCheck, QueryNeeds};
 use super::refusal::{Reason, Refusal};
 use super::shadow::{Mode, ShadowSettings};
 use super::target::read_path;
@@ -29,6 +30,17 @@ pub struct Permit(());
 pub struct Routed<'map> {
     map: &'map AbilityMap,
     found: RouteMatch<'map>,
+    /// `None` if the route has no rules for its query.
+    query: Option<QueryCheck<'map>>,
+}
+
+/// The inputs of a request that rules for the query read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueryInputs<'a> {
+    /// The query as sent, without its `?`.
+    pub query: Option<&'a str>,
+    /// Whether the request is a GET or HEAD with a body.
+    pub has_unexpected_body: bool,
 }
 
 /// The next step of a decision.
@@ -38,6 +50,8 @@ pub enum NextStep<'map> {
     Public(Permit),
     /// The decision needs the request's credentials.
     NeedsToken(NeedsToken<'map>),
+    /// The request is refused, whatever its credentials are.
+    Refused(Refusal),
 }
 
 /// The request of a route that is not `public`.
@@ -45,23 +59,40 @@ pub enum NextStep<'map> {
 pub struct NeedsToken<'map> {
     /// An error if no token satisfies the map.
     requirement: Result<&'map Requirement, Refusal>,
+    query: Option<QueryCheck<'map>>,
 }
 
 /// A request with a well-formed token, of which introspection has to report the abilities.
 #[derive(Clone, Copy, Debug)]
 pub struct NeedsVerdict<'map> {
     requirement: &'map Requirement,
+    query: Option<QueryCheck<'map>>,
 }
 
 /// Looks up the route of a request. Allocates nothing.
-pub fn route<'map>(map: &'map AbilityMap, method: &Method, path: &CanonicalPath<'_>) -> Routed<'map> {
-    Routed { map, found: map.find(method, path) }
+pub fn route<'map>(
+    map: &'map AbilityMap,
+    method: &Method,
+    path: &CanonicalPath<'_>,
+    inputs: QueryInputs<'map>,
+) -> Routed<'map> {
+    Routed::of(map, map.find(method, path), inputs)
+}
+
+impl<'a> QueryInputs<'a> {
+    /// The inputs of a request without a body.
+    pub const fn of(query: Option<&'a str>) -> Self {
+        Self { query, has_unexpected_body: false }
+    }
 }
 
 impl<'map> Routed<'map> {
     /// The state of a request for which `map` found this.
-    pub const fn of(map: &'map AbilityMap, found: RouteMatch<'map>) -> Self {
-        Self { map, found }
+    pub fn of(map: &'map AbilityMap, found: RouteMatch<'map>, inputs: QueryInputs<'map>) -> Self {
+        let query = map
+            .query_rules(&found)
+            .map(|rules| QueryCheck::new(rules, inputs.query, inputs.has_unexpected_body));
+        Self { map, found, query }
     }
 
     /// The map's result for the method and the path.
@@ -72,18 +103,30 @@ impl<'map> Routed<'map> {
     /// The next step.
     pub fn next(&self) -> NextStep<'map> {
         let requirement = self.map.requirement(&self.found);
-        match requirement {
-            Ok(requirement) if matches!(requirement.kind(), RequirementKind::Public) => {
-                NextStep::Public(Permit(()))
+        let needs = match &self.query {
+            None => QueryNeeds::Nothing,
+            Some(query) => match query.needs() {
+                Ok(needs) => needs,
+                Err(refusal) => return NextStep::Refused(refusal),
+            },
+        };
+        let is_public = |it: &Requirement| matches!(it.kind(), RequirementKind::Public);
+        match (requirement, needs) {
+            (Ok(requirement), QueryNeeds::Nothing) if is_public(requirement) => NextStep::Public(Permit(())),
+            (Ok(requirement), QueryNeeds::Denied(refusal)) if is_public(requirement) => {
+                NextStep::Refused(refusal)
             }
-            requirement => NextStep::NeedsToken(NeedsToken { requirement }),
+            (Ok(_), QueryNeeds::Denied(refusal)) => {
+                NextStep::NeedsToken(NeedsToken { requirement: Err(refusal), query: None })
+            }
+            (requirement, _) => NextStep::NeedsToken(NeedsToken { requirement, query: self.query }),
         }
     }
 
     /// The state of this request with a well-formed token; `None` if the route is public or no token satisfies the map.
     pub fn with_any_token(&self) -> Option<NeedsVerdict<'map>> {
         match self.next() {
-            NextStep::Public(_permit) => None,
+            NextStep::Public(_) | NextStep::Refused(_) => None,
             NextStep::NeedsToken(needs_token) => needs_token.with_token(Ok(())).ok().map(|((), state)| state),
         }
     }
@@ -92,9 +135,14 @@ impl<'map> Routed<'map> {
     /// permitted if any token would be.
     ///
     /// # Errors
-    /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`].
+    /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`]; [`Refusal::BadRequest`] or
+    /// [`Refusal::QueryDenied`] because of the query.
     pub(super) fn permit_preflight(&self) -> Result<Permit, Refusal> {
-        self.map.requirement(&self.found).map(|_| Permit(()))
+        self.map.requirement(&self.found)?;
+        match self.query.map(|query| query.needs()).transpose()? {
+            Some(QueryNeeds::Denied(refusal)) => Err(refusal),
+            Some(QueryNeeds::Nothing | QueryNeeds::Token) | None => Ok(Permit(())),
+        }
     }
 
     /// The permit of a request that was refused, if the map's mode is shadow and shadow mode forwards requests with this
@@ -109,26 +157,41 @@ impl<'map> NeedsToken<'map> {
     /// The next state for a request with these credentials: a well-formed token, or the refusal of what was sent.
     ///
     /// # Errors
-    /// The refusal of the credentials; for a well-formed token [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or
-    /// [`Refusal::Denied`] if no token satisfies the map, which saves the introspection.
+    /// The refusal of the credentials; for a well-formed token [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`],
+    /// [`Refusal::Denied`] or [`Refusal::QueryDenied`] if no token satisfies the map, which saves the introspection.
     pub fn with_token<T>(self, token: Result<T, Refusal>) -> Result<(T, NeedsVerdict<'map>), Refusal> {
         let token = token?;
-        Ok((token, NeedsVerdict { requirement: self.requirement? }))
+        Ok((token, NeedsVerdict { requirement: self.requirement?, query: self.query }))
     }
 }
 
 impl<'map> NeedsVerdict<'map> {
-    /// The requirement on the token's abilities.
+    /// The requirement of the rule for the method.
     pub const fn requirement(&self) -> &'map Requirement {
         self.requirement
+    }
+
+    /// The least of the values that `of` gives for the requirements of the method and of the query.
+    pub fn least<T: Ord>(&self, of: impl Fn(&Requirement) -> Option<T>) -> Option<T> {
+        let mut least = of(self.requirement);
+        if let Some(query) = &self.query {
+            query.requirements(|requirement| least = least.take().into_iter().chain(of(requirement)).min());
+        }
+        least
     }
 
     /// The permit for an active token with `abilities`.
     ///
     /// # Errors
-    /// [`Refusal::MissingAbility`]
+    /// [`Refusal::MissingAbility`]; [`Refusal::QueryDenied`] for the first parameter of the query whose requirement the
+    /// token does not satisfy.
     pub fn authorize(&self, abilities: &Abilities) -> Result<Permit, Refusal> {
-        self.requirement.check(abilities).map(|()| Permit(()))
+        self.requirement.check(abilities)?;
+        match &self.query {
+            None => {}
+            Some(query) => query.authorize(abilities)?,
+        }
+        Ok(Permit(()))
     }
 }
 
@@ -143,7 +206,7 @@ pub enum KnownCaller {
     Refused(Refusal),
 }
 
-/// The method and the canonical path of a request. The query takes no part in a decision.
+/// The method and the canonical path of a request. Only rules for the query read it.
 ///
 /// # Errors
 /// [`Refusal::BadRequest`] for a method that is not served, for a path that two parsers could read differently, and
@@ -177,22 +240,31 @@ pub enum Known<'a> {
     Token,
 }
 
-/// The decision on a request of `caller`: [`Reason::Public`] or [`Reason::Allowed`].
+/// The decision on a request of `caller` without a body: [`Reason::Public`] or [`Reason::Allowed`].
 ///
 /// # Errors
 /// The refusal.
-pub fn decide(map: &AbilityMap, found: &RouteMatch<'_>, caller: &KnownCaller) -> Result<Reason, Refusal> {
+pub fn decide(
+    map: &AbilityMap,
+    found: &RouteMatch<'_>,
+    query: Option<&str>,
+    caller: &KnownCaller,
+) -> Result<Reason, Refusal> {
     let known = match caller {
         KnownCaller::Nobody => Known::Refused(&Refusal::MissingToken),
         KnownCaller::Active(abilities) => Known::Active(abilities),
         KnownCaller::Refused(refusal) => Known::Refused(refusal),
     };
-    decide_by(Routed::of(map, *found), known).unwrap_or(Err(Refusal::NoVerdict))
+    decide_by(Routed::of(map, *found, QueryInputs::of(query)), known).unwrap_or(Err(Refusal::NoVerdict))
 }
 
 /// The decision by what is `known` about the caller; `None` if it depends on the token's verdict.
 pub fn decide_by(routed: Routed<'_>, known: Known<'_>) -> Option<Result<Reason, Refusal>> {
-    let NextStep::NeedsToken(needs_token) = routed.next() else { return Some(Ok(Reason::Public)) };
+    let needs_token = match routed.next() {
+        NextStep::Public(_) => return Some(Ok(Reason::Public)),
+        NextStep::Refused(refusal) => return Some(Err(refusal)),
+        NextStep::NeedsToken(needs_token) => needs_token,
+    };
     let token = match known {
         Known::Refused(refusal @ (Refusal::MissingToken | Refusal::MalformedToken)) => Err(refusal.clone()),
         Known::Refused(_) | Known::Active(_) | Known::Token => Ok(()),
@@ -229,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn query_takes_no_part_in_a_decision() {
+    fn query_takes_no_part_in_reading_a_request() {
         for (method, target, expected) in [
             ("GET", "/a/b?c=/../d", Ok("/a/b")),
             ("GET", "/a?", Ok("/a")),
@@ -275,7 +347,7 @@ mod tests {
             ("HEAD", holder(&["*"]), Ok(Reason::Allowed)),
         ] {
             let (read, path) = read_request(&map, method, "/x").unwrap();
-            assert_eq!(decide(&map, &map.find(&read, &path), &caller), expected, "{method} {caller:?}");
+            assert_eq!(decide(&map, &map.find(&read, &path), None, &caller), expected, "{method} {caller:?}");
         }
     }
 
@@ -294,7 +366,7 @@ mod tests {
             (Method::DELETE, "/x", Some(Err(Refusal::MethodNotMapped))),
             (Method::GET, "/y", Some(Err(Refusal::Unmapped))),
         ] {
-            let routed = route(&map, &method, &CanonicalPath::new(path).unwrap());
+            let routed = route(&map, &method, &CanonicalPath::new(path).unwrap(), QueryInputs::default());
             assert_eq!(decide_by(routed, Known::Token), expected, "{method} {path}");
         }
     }
@@ -312,7 +384,8 @@ mod tests {
             let rule = (Method::GET, Requirement::from_word(word).unwrap(), None);
             builder.route("/x", [rule]).unwrap();
             let map = builder.build();
-            let routed = route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap());
+            let routed =
+                route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap(), QueryInputs::default());
             assert_eq!(matches!(routed.next(), NextStep::Public(_)), is_public, "{word}");
             assert_eq!(routed.permit_preflight().is_ok(), permits_preflight, "{word}");
             for mode in [Mode::Enforce, Mode::Shadow] {
@@ -325,7 +398,7 @@ mod tests {
     #[test]
     fn shadow_mode_of_a_route_permits_what_the_map_refuses() {
         let map = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow).build();
-        let routed = route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap());
+        let routed = route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap(), QueryInputs::default());
         for (refusal, authentication, permits) in [
             (Refusal::Unmapped, Mode::Enforce, true),
             (Refusal::MissingToken, Mode::Enforce, false),

@@ -22,7 +22,12 @@ impl Denials {
     /// Adds the fields to the gateway's own response if an ability is missing. A script that may read the response may
     /// read them.
     pub fn advise(&self, refusal: &Refusal, fields: &mut HeaderMap) {
-        let Refusal::MissingAbility(missing) = refusal else { return };
+        let missing = match refusal {
+            Refusal::MissingAbility(missing) => missing,
+            // A parameter that is denied to every token has no abilities.
+            Refusal::QueryDenied { missing, .. } if !missing.required.is_empty() => missing,
+            _ => return,
+        };
         if self.required_ability {
             fields.insert(X_REQUIRED_ABILITY, missing.required.clone());
         }
@@ -45,13 +50,17 @@ mod tests {
     #[test]
     fn configured_fields_are_added_for_a_missing_ability_only() {
         let link = HeaderValue::from_static("<https://help.example/tokens>; rel=\"help\"");
-        let refusal = Requirement::any(["b", "a"]).unwrap().check(&Abilities::default()).unwrap_err();
+        let requirement = Requirement::any(["b", "a"]).unwrap();
+        let refusal = requirement.check(&Abilities::default()).unwrap_err();
+        let by_query = |it: &Requirement| Refusal::QueryDenied { rule: 0, missing: it.fields().clone() };
         let exposed = [&["a"][..], &["a", "X-Required-Ability, Link"]];
         for (required_ability, link, refusal, added, exposed) in [
             (false, None, &refusal, [None, None], exposed[0]),
             (true, None, &refusal, [Some("b | a"), None], exposed[1]),
             (false, Some(&link), &refusal, [None, link.to_str().ok()], exposed[1]),
             (true, Some(&link), &refusal, [Some("b | a"), link.to_str().ok()], exposed[1]),
+            (true, Some(&link), &by_query(&requirement), [Some("b | a"), link.to_str().ok()], exposed[1]),
+            (true, Some(&link), &by_query(&Requirement::deny()), [None, None], exposed[0]),
             (true, Some(&link), &Refusal::Denied, [None, None], exposed[0]),
             (true, Some(&link), &Refusal::Unmapped, [None, None], exposed[0]),
             (true, Some(&link), &Refusal::MethodNotMapped, [None, None], exposed[0]),

@@ -1,15 +1,22 @@
 //! Compares two ability maps: the requests that a change newly allows or denies.
 
-use std::collections::BTreeSet;
+mod callers;
+mod query;
+
 use std::fmt::{self, Display, Formatter};
 
 use http::Method;
 
-use super::ability::{Abilities, Requirement, RequirementKind};
+use super::ability::Requirement;
 use super::classes::{PathClass, TooMany, classes};
 use super::map::{AbilityMap, RouteMatch, Rule, Unmapped};
 use super::shadow::Mode;
 use super::target::METHODS;
+
+use self::callers::callers;
+
+pub use self::callers::Callers;
+pub use self::query::QueryChange;
 
 /// The differences between two maps.
 #[derive(Debug)]
@@ -18,6 +25,8 @@ pub struct Difference<'map> {
     pub changes: Vec<Change<'map>>,
     /// The changed route options, sorted by path.
     pub options: Vec<OptionsChange>,
+    /// The changed requirements of query parameters, sorted by path.
+    pub queries: Vec<QueryChange>,
     /// The classes of paths of both maps; empty if the maps are equal.
     pub classes: Vec<PathClass>,
 }
@@ -50,16 +59,6 @@ pub struct ComparedMap<'map> {
     refused: bool,
 }
 
-/// The callers that satisfy one requirement and not another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Callers {
-    /// Whether callers without a token are included.
-    pub without_token: bool,
-    /// The smallest sets of abilities of the included tokens. The empty set is a token without abilities.
-    pub abilities: Vec<Vec<Box<str>>>,
-    text: String,
-}
-
 /// A change of the route options for some paths. Each pair is the old value and the new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionsChange {
@@ -76,7 +75,8 @@ pub struct OptionsChange {
 /// # Errors
 /// [`TooMany`] if the maps differ and have too many classes of paths.
 pub fn difference<'map>(old: &'map AbilityMap, new: &'map AbilityMap) -> Result<Difference<'map>, TooMany> {
-    let mut difference = Difference { changes: Vec::new(), options: Vec::new(), classes: Vec::new() };
+    let mut difference =
+        Difference { changes: Vec::new(), options: Vec::new(), queries: Vec::new(), classes: Vec::new() };
     if are_equal(old, new) {
         return Ok(difference);
     }
@@ -84,10 +84,13 @@ pub fn difference<'map>(old: &'map AbilityMap, new: &'map AbilityMap) -> Result<
     for class in &difference.classes {
         let path = common_path(old, new, class);
         difference.changes.extend(changes(old, new, class, &path));
+        difference.queries.extend(query::changes(old, new, class, &path));
         difference.options.extend(options_change(old, new, class, path));
     }
     difference.changes.sort_by(|one, other| one.path.cmp(&other.path));
     difference.options.sort_by(|one, other| one.path.cmp(&other.path));
+    difference.queries.sort_by(|one, other| one.path.cmp(&other.path));
+    difference.queries.dedup();
     Ok(difference)
 }
 
@@ -121,7 +124,7 @@ fn options_change(
 impl Difference<'_> {
     /// Whether no decision and no option changes.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.options.is_empty()
+        self.changes.is_empty() && self.options.is_empty() && self.queries.is_empty()
     }
 }
 
@@ -240,87 +243,6 @@ impl Display for ComparedMap<'_> {
                 Unmapped::Authenticated => write!(formatter, "unmapped: authenticated"),
             },
         }
-    }
-}
-
-/// The callers that satisfy `one` and not `other`. Requirements are monotone: more abilities never satisfy less. So the
-/// smallest sets of abilities are sufficient.
-fn callers(one: Option<&Requirement>, other: Option<&Requirement>) -> Option<Callers> {
-    let allows = |names: &[&str]| {
-        let abilities = Abilities::new(names.iter().copied());
-        other.is_some_and(|other| other.check(&abilities).is_ok())
-    };
-    let one = one?.kind();
-    let other = other.map_or(&RequirementKind::Deny, Requirement::kind);
-    let without_token = matches!(one, RequirementKind::Public) && !matches!(other, RequirementKind::Public);
-    let smallest: Vec<Vec<&str>> = smallest(one).into_iter().filter(|names| !allows(names)).collect();
-    if smallest.is_empty() && !without_token {
-        return None;
-    }
-    let text = text(one, other, without_token, &smallest);
-    let owned = |names: Vec<&str>| names.into_iter().map(Into::into).collect();
-    Some(Callers { without_token, abilities: smallest.into_iter().map(owned).collect(), text })
-}
-
-/// The smallest sets of abilities that satisfy a requirement.
-fn smallest(kind: &RequirementKind) -> Vec<Vec<&str>> {
-    match kind {
-        RequirementKind::Public | RequirementKind::Authenticated => vec![Vec::new()],
-        RequirementKind::Deny => Vec::new(),
-        RequirementKind::All(_) => vec![names(kind).into_iter().collect()],
-        RequirementKind::Any(_) => names(kind).into_iter().map(|name| vec![name]).collect(),
-    }
-}
-
-fn names(kind: &RequirementKind) -> BTreeSet<&str> {
-    match kind {
-        RequirementKind::All(names) | RequirementKind::Any(names) => {
-            names.iter().map(|name| &**name).collect()
-        }
-        RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => BTreeSet::new(),
-    }
-}
-
-/// Describes the callers that satisfy `one` and not `other`.
-fn text(one: &RequirementKind, other: &RequirementKind, without_token: bool, sets: &[Vec<&str>]) -> String {
-    const UNAUTHENTICATED: &str = "callers without a token";
-    let has = names(one);
-    let tokens = match (one, sets) {
-        (_, []) => return UNAUTHENTICATED.to_owned(),
-        (RequirementKind::Any(_), sets) => format!("tokens with {}", sets.concat().join(" or ")),
-        (RequirementKind::All(_), _) => format!("tokens with {}", joined(&has, " and ")),
-        _ => "tokens".to_owned(),
-    };
-    let required = names(other);
-    let lacking = match other {
-        RequirementKind::All(_) if matches!(one, RequirementKind::Any(_)) && required.len() > 1 => {
-            format!(" that do not have all of {}", joined(&required, ", "))
-        }
-        RequirementKind::All(_) => {
-            let held = if matches!(one, RequirementKind::All(_)) { has } else { BTreeSet::new() };
-            format!(" that lack {}", joined(&required.difference(&held).copied().collect(), " or "))
-        }
-        RequirementKind::Any(_) if required.len() > 1 => {
-            format!(" that have none of {}", joined(&required, ", "))
-        }
-        RequirementKind::Any(_) => format!(" that lack {}", joined(&required, "")),
-        RequirementKind::Public | RequirementKind::Authenticated | RequirementKind::Deny => String::new(),
-    };
-    match (without_token, &*lacking, &*tokens) {
-        (true, "", "tokens") => "every caller".to_owned(),
-        (true, ..) => format!("{UNAUTHENTICATED}, and {tokens}{lacking}"),
-        (false, "", "tokens") => "every token".to_owned(),
-        (false, ..) => format!("{tokens}{lacking}"),
-    }
-}
-
-fn joined(names: &BTreeSet<&str>, separator: &str) -> String {
-    names.iter().copied().collect::<Vec<_>>().join(separator)
-}
-
-impl Display for Callers {
-    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.text)
     }
 }
 

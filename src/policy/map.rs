@@ -10,6 +10,7 @@ use http::Method;
 
 use super::ability::{Requirement, RequirementKind};
 use super::path::CanonicalPath;
+use super::query::QueryRules;
 use super::refusal::Refusal;
 use super::shadow::Mode;
 
@@ -136,11 +137,17 @@ impl AbilityMap {
     }
 
     /// The options of the found route; the defaults without a route.
-    pub fn options(&self, found: &RouteMatch<'_>) -> RouteOptions {
-        found
-            .route()
-            .and_then(|number| self.route(number))
-            .map_or_else(RouteOptions::default, |it| it.options)
+    pub fn options(&self, found: &RouteMatch<'_>) -> &RouteOptions {
+        static DEFAULTS: RouteOptions = RouteOptions { body: None, mode: None, query: None };
+        found.route().and_then(|number| self.route(number)).map_or(&DEFAULTS, Route::options)
+    }
+
+    /// The rules for the query of a request that a rule of a route matches; `None` if the decision does not read it.
+    pub fn query_rules(&self, found: &RouteMatch<'_>) -> Option<&QueryRules> {
+        match found {
+            RouteMatch::Rule { route, .. } => self.route(*route)?.options.query.as_deref(),
+            RouteMatch::NoMethod { .. } | RouteMatch::NoRoute => None,
+        }
     }
 
     /// Whether refusals of a request for which [`find`](Self::find) returned `found` are enforced.

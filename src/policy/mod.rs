@@ -26,6 +26,7 @@ pub mod map;
 pub mod mask;
 pub mod method;
 pub mod path;
+pub mod query;
 pub mod refusal;
 pub mod route;
 pub mod shadow;

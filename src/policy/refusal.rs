@@ -28,6 +28,8 @@ pub enum Reason {
     Denied,
     /// The token lacks an ability that the route requires.
     MissingAbility,
+    /// A rule for a query parameter refuses the request.
+    QueryDenied,
     /// The introspector gave no verdict.
     NoVerdict,
     /// A concurrency limit, such as that of introspections, is reached.
@@ -50,7 +52,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Allowed,
         Self::Public,
         Self::MissingToken,
@@ -61,6 +63,7 @@ impl Reason {
         Self::MethodNotMapped,
         Self::Denied,
         Self::MissingAbility,
+        Self::QueryDenied,
         Self::NoVerdict,
         Self::Overloaded,
         Self::BadRequest,
@@ -85,6 +88,7 @@ impl Reason {
             Self::MethodNotMapped => "method_not_mapped",
             Self::Denied => "denied",
             Self::MissingAbility => "missing_ability",
+            Self::QueryDenied => "query_denied",
             Self::NoVerdict => "no_verdict",
             Self::Overloaded => "overloaded",
             Self::BadRequest => "bad_request",
@@ -181,6 +185,13 @@ pub enum Refusal {
     Denied,
     /// The token lacks an ability: 403 with these fields.
     MissingAbility(Arc<Missing>),
+    /// The rule of a query parameter refuses the token: 403 with these fields.
+    QueryDenied {
+        /// The number of the requirement in the [rules](super::query::QueryRules::requirement) of the route.
+        rule: usize,
+        /// The fields of the response.
+        missing: Arc<Missing>,
+    },
     /// The introspector gave no verdict: 503.
     NoVerdict,
     /// A concurrency limit is reached: 503.
@@ -222,6 +233,7 @@ impl Refusal {
                 | Reason::MethodNotMapped
                 | Reason::Denied
                 | Reason::MissingAbility
+                | Reason::QueryDenied
         )
     }
 
@@ -237,6 +249,7 @@ impl Refusal {
             Self::MethodNotMapped => Reason::MethodNotMapped,
             Self::Denied => Reason::Denied,
             Self::MissingAbility(_) => Reason::MissingAbility,
+            Self::QueryDenied { .. } => Reason::QueryDenied,
             Self::NoVerdict => Reason::NoVerdict,
             Self::Overloaded => Reason::Overloaded,
             Self::RequestTimeout

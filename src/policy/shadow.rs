@@ -74,9 +74,11 @@ impl ShadowSettings {
     /// of a map: their refusals are enforced in every mode.
     pub const fn permits(self, refusal: &Refusal) -> bool {
         let mode = match refusal {
-            Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied | Refusal::MissingAbility(_) => {
-                Mode::Shadow
-            }
+            Refusal::Unmapped
+            | Refusal::MethodNotMapped
+            | Refusal::Denied
+            | Refusal::MissingAbility(_)
+            | Refusal::QueryDenied { .. } => Mode::Shadow,
             Refusal::MissingToken
             | Refusal::MalformedToken
             | Refusal::InactiveToken
@@ -122,8 +124,14 @@ mod tests {
     #[test]
     fn shadow_mode_forgives_only_refusals_of_the_map_and_token() {
         use Mode::{Enforce, Shadow};
-        let missing = Requirement::all(["a"]).unwrap().check(&Abilities::default());
-        let of_the_map = [Refusal::Unmapped, Refusal::MethodNotMapped, Refusal::Denied, missing.unwrap_err()];
+        let requirement = Requirement::all(["a"]).unwrap();
+        let of_the_map = [
+            Refusal::Unmapped,
+            Refusal::MethodNotMapped,
+            Refusal::Denied,
+            requirement.check(&Abilities::default()).unwrap_err(),
+            Refusal::QueryDenied { rule: 0, missing: requirement.fields().clone() },
+        ];
         let of_the_token =
             [Refusal::MissingToken, Refusal::MalformedToken, Refusal::InactiveToken, Refusal::ExpiredToken];
         let others = [

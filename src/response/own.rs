@@ -62,7 +62,9 @@ fn parts(refusal: &Refusal) -> ResponseParts {
             unauthenticated(INVALID_TOKEN)
         }
         Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied => unauthorized(INSUFFICIENT_SCOPE),
-        Refusal::MissingAbility(missing) => unauthorized(missing.challenge.clone()),
+        Refusal::MissingAbility(missing) | Refusal::QueryDenied { missing, .. } => {
+            unauthorized(missing.challenge.clone())
+        }
         Refusal::RequestTimeout => {
             ResponseParts::new(StatusCode::REQUEST_TIMEOUT, r#"{"message":"Request Timeout."}"#)
         }

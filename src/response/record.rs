@@ -18,6 +18,7 @@ use crate::downstream::Downstream;
 use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
+use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Limit, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
 use crate::policy::target::METHODS;
@@ -109,6 +110,8 @@ pub struct RequestRecord {
     /// The limit that a 429 exceeded.
     limit: Option<Limit>,
     detail: Option<&'static str>,
+    /// The number of the [requirement](QueryRules::requirement) of a query parameter that refuses the request, or would.
+    denied_parameter: Option<usize>,
     /// Whether the outcome is final.
     is_settled: bool,
     plain_http: bool,
@@ -200,6 +203,7 @@ impl RequestRecord {
             in_flight: None,
             shadow: None,
             detail: None,
+            denied_parameter: None,
             lookup: LookupStats::default(),
             backend: Duration::ZERO,
             upstream: None,
@@ -307,7 +311,7 @@ impl RequestRecord {
                 self.detail = Some(TOO_SLOW);
             }
             Refusal::TooManyAttempts(exceeded) => self.limit = Some(exceeded.limit),
-            _ => {}
+            _ => self.note_denied_parameter(refusal),
         }
         self.is_refused = true;
         self.note_response(status, refusal.reason(), now);
@@ -316,6 +320,13 @@ impl RequestRecord {
     /// The fault that ended the request's body.
     pub fn upload_fault(&self) -> Option<UploadFault> {
         self.upload.as_ref()?.fault()
+    }
+
+    /// Records the requirement of a query parameter that refuses the request, or would without shadow mode.
+    pub const fn note_denied_parameter(&mut self, refusal: &Refusal) {
+        if let Refusal::QueryDenied { rule, .. } = refusal {
+            self.denied_parameter = Some(*rule);
+        }
     }
 
     /// The client's connection, or its stream.
@@ -405,16 +416,20 @@ impl RequestRecord {
         let route = self.route_number.and_then(|number| map.route(number));
         let shadow = self.shadow.as_deref();
         let token = self.any_token();
-        let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied);
+        let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied | Reason::QueryDenied);
         let would_be_denied =
             shadow.is_some_and(|it| (it.side, it.change) == (MapRole::Enforced, Change::WouldDeny));
         let rule = route.filter(|_| is_denied || would_be_denied).and_then(|route| route.rule(&self.method));
-        let denied_by = rule.map(|rule| DeniedBy {
-            requirement: &rule.requirement,
+        let parameter =
+            self.denied_parameter.and_then(|number| route?.options().query.as_ref()?.requirement(number));
+        let requirement = parameter.map(|it| &it.requirement).or_else(|| rule.map(|rule| &rule.requirement));
+        let denied_by = requirement.filter(|_| rule.is_some()).map(|requirement| DeniedBy {
+            requirement,
             abilities: token.map(|token| &token.verdict.abilities),
         });
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
+        let parameter = parameter.map(NumberedRequirement::located);
         let client = Client {
             forwarded: self.client.filter(|_| self.client != self.downstream.address),
             peer: self.downstream.address,
@@ -444,7 +459,9 @@ impl RequestRecord {
             reason,
             limit: self.limit,
             denied_by,
-            detail: detail.or(place.map(|place| place as &dyn Display)),
+            detail: detail
+                .or(parameter.as_ref().filter(|_| is_denied).map(|it| it as &dyn Display))
+                .or(place.map(|place| place as &dyn Display)),
             token: token.map(|token| LoggedToken {
                 id: &token.verdict.id,
                 name: token.verdict.name.as_deref(),

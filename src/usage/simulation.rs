@@ -99,7 +99,7 @@ impl Replica {
                 RouteMatch::Rule { route, .. } | RouteMatch::NoMethod { route } => Some(route),
                 RouteMatch::NoRoute => None,
             };
-            let outcome = match decide(map, &found, &KnownCaller::Active(abilities.clone())) {
+            let outcome = match decide(map, &found, None, &KnownCaller::Active(abilities.clone())) {
                 Ok(_) => CountedOutcome::Allowed,
                 Err(_) => CountedOutcome::Denied,
             };

@@ -2,7 +2,7 @@
 
 use super::{
     Arrives, ArrivesThenRefused, Case, Refused, RefusedAndClosed, assert_refused, authentication, fields,
-    limits, methods, paths, start,
+    limits, methods, paths, queries, start,
 };
 use crate::support::TestEnv;
 use crate::support::http2::{ENHANCE_YOUR_CALM, Http2Client, Outcome, PROTOCOL_ERROR};
@@ -129,6 +129,9 @@ fn attacks_fail_over_http2_as_over_http1() {
         println!("{made} of {} {name}", cases.len());
         assert!(made >= least, "{made} of {} {name}", cases.len());
     }
+    let env = start(&format!("{H2C}{}", queries::RULES));
+    let made = env.run_attacks_over_http2(&queries::cases());
+    assert!(made >= 55, "{made} queries");
     let env = start(&format!("{H2C}{}", limits::LIMITS));
     let made = env.run_attacks_over_http2(&limits::cases());
     println!("{made} limits");

@@ -336,6 +336,9 @@ impl Schema {
         {
             let mut row = self.row(&format!("abilities.routes.PATH.{name}"), property);
             row.example = Some(inline(&route_example[name.as_str()]));
+            if name == "query" {
+                row.kind = "map of parameters".to_owned();
+            }
             rows.push(row);
         }
     }

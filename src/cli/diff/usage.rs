@@ -164,10 +164,10 @@ impl Comparison<'_> {
                 }
                 RouteMatch::NoRoute => UNMAPPED,
             };
-            let was_allowed = decide(self.old, &found, &self.caller).is_ok();
+            let was_allowed = decide(self.old, &found, None, &self.caller).is_ok();
             if label == route && was_allowed == (verdict == Verdict::Allowed) {
                 let found = self.new.found(class.new, &method);
-                let is_allowed = !class.refused[1] && decide(self.new, &found, &self.caller).is_ok();
+                let is_allowed = !class.refused[1] && decide(self.new, &found, None, &self.caller).is_ok();
                 if is_allowed == was_allowed { unchanged = true } else { changed = true }
             }
         }

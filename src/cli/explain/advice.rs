@@ -11,8 +11,13 @@ pub(super) fn advice(
     caller: &KnownCaller,
 ) -> Option<String> {
     match (refusal, caller, requirement) {
-        (Refusal::MissingAbility(_), KnownCaller::Active(held), Some(requirement)) => {
-            Some(missing_abilities(requirement, held))
+        (
+            Refusal::MissingAbility(_) | Refusal::QueryDenied { .. },
+            KnownCaller::Active(held),
+            Some(requirement),
+        ) if requirement.abilities().next().is_some() => Some(missing_abilities(requirement, held)),
+        (Refusal::QueryDenied { .. }, ..) => {
+            Some("no ability allows this parameter or value; change the `query` of the route".to_owned())
         }
         (Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied, ..) => {
             Some("no ability allows this request; change the map".to_owned())

@@ -1,6 +1,7 @@
 use super::*;
 use crate::policy::ability::{Abilities, Requirement};
 use crate::policy::map::{MapBuilder, RouteOptions, Unmapped};
+use crate::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
 use crate::policy::source_location::SourceLocation;
 
 fn map(unmapped: Unmapped) -> AbilityMap {
@@ -232,5 +233,64 @@ fn abilities_are_parsed_from_the_command_line() {
         let (method, path) = (&arguments.method, &arguments.path);
         let exit = explain(&map(Unmapped::Deny), method, path, &caller.0, &mut Vec::new()).unwrap();
         assert_eq!(exit, expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn rules_for_the_query_are_shown_with_the_one_that_decides() {
+    let place = |line| Some(SourceLocation { file: "gateway.yaml".into(), line, column: 9 });
+    let value = |value: &str, requirement: &str, line| RawValue {
+        value: value.into(),
+        requirement: Requirement::from_word(requirement).unwrap(),
+        place: place(line),
+    };
+    let values = vec![value("variants", "items:read", 7), value("renters", "renters:read", 8)];
+    let check = RawCheck::Values { split: Some(",".into()), values, deny_others: true };
+    let include = RawParameter { name: "include".into(), check, place: place(6) };
+    let query = Some(QueryRules::new(vec![include], None).unwrap().into());
+    let mut builder = MapBuilder::new(Unmapped::Deny);
+    let read = [(Method::GET, Requirement::from_word("items:read").unwrap(), place(4))];
+    builder.route_with("/items", RouteOptions { query, ..RouteOptions::default() }, read).unwrap();
+    let map = builder.build();
+    let explained = |target: &str, names: &[&str]| {
+        let mut output = anstream::StripStream::new(Vec::new());
+        let exit = explain(&map, "GET", target, &holder(names), &mut output).unwrap();
+        (exit, String::from_utf8(output.into_inner()).unwrap())
+    };
+    let (exit, text) = explained("/items?page=2&include=variants,renters", &["items:read"]);
+    assert_eq!(exit, Exit::Failure);
+    assert_eq!(
+        text,
+        "\
+request      GET /items?page=2&include=variants,renters
+path         /items (as sent)
+route        /items
+requirement  items:read (gateway.yaml:4)
+query        include=variants requires items:read (gateway.yaml:7)
+query        include=renters requires renters:read (gateway.yaml:8)
+token        active, with items:read
+denied by    gateway.yaml:8:9 query include=renters
+missing      renters:read
+advice       add renters:read to the token, or create a new one with: items:read,renters:read
+verdict      denied with 403 (query_denied)
+"
+    );
+    assert_eq!(
+        explained("/items?include=variants,renters", &["items:read", "renters:read"]).0,
+        Exit::Success
+    );
+    for (target, line) in [
+        ("/items?page=2", "query        no rule of the route applies to it\n"),
+        (
+            "/items?include=x",
+            "advice       no ability allows this parameter or value; change the `query` of the route\n",
+        ),
+        (
+            "/items?in%63lude[=x",
+            "verdict      denied with 400 (bad_request): unbalanced brackets in the name of a query parameter\n",
+        ),
+    ] {
+        let (_, text) = explained(target, &["*"]);
+        assert!(text.contains(line), "{text}");
     }
 }

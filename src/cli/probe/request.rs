@@ -32,7 +32,7 @@ impl Trial {
         let (method, canonical) = read_request(map, "GET", &path).ok()?;
         let found = map.find(&method, &canonical);
         let (rule, mode) = (rule_text(map, &found, &method), map.mode(&found));
-        let decision = decide(map, &found, caller);
+        let decision = decide(map, &found, None, caller);
         let sends_token = *caller != KnownCaller::Nobody;
         Some(Self { path, sends_token, rule, decision, mode })
     }

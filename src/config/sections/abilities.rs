@@ -1,18 +1,24 @@
 //! `abilities`, and map files: the ability map.
 
+mod query;
+mod requirement;
+
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+pub(crate) use self::requirement::decode_ability;
+use self::requirement::{RequirementSchema, decode_requirement};
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, Value, find_entry, join,
+    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, find_entry, join,
     leaf_schema, nearest, section, words,
 };
-use crate::policy::ability::{Requirement, RequirementError};
-use crate::policy::guide;
+use crate::policy::ability::Requirement;
 use crate::policy::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
+use crate::policy::query::QueryRules;
 use crate::policy::route::RouteError;
 use crate::policy::shadow::Mode;
 use crate::policy::source_location::SourceLocation;
@@ -40,9 +46,6 @@ section! {
 
 words!(Unmapped { "deny" => Self::Deny, "authenticated" => Self::Authenticated });
 
-/// Requirements other than abilities. They are case-sensitive: `Deny` is an ability, which a token with `*` has.
-const KEYWORDS: [&str; 3] = ["public", "authenticated", "deny"];
-
 /// The routes of one file. No two match the same paths.
 #[derive(Debug, Default)]
 pub(crate) struct Routes(Vec<Route>);
@@ -63,7 +66,7 @@ struct RawRoute {
 }
 
 /// The options of a route.
-const OPTIONS: [&str; 2] = ["body", "mode"];
+const OPTIONS: [&str; 3] = ["body", "mode", "query"];
 
 impl Decode for Routes {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -116,6 +119,10 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                 mode = Some(value.span);
                 continue;
             }
+            "query" => {
+                options.query = decoder.within(key, |decoder| query::decode(value, decoder)).map(Arc::new);
+                continue;
+            }
             _ => {}
         }
         decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
@@ -129,7 +136,10 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                 let hint = match nearest(&key.text, methods.into_iter().chain(OPTIONS)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => {
-                        format!("the methods are {}, the options `body` and `mode`", methods.join(" "))
+                        format!(
+                            "the methods are {}, the options `body`, `mode` and `query`",
+                            methods.join(" ")
+                        )
                     }
                 };
                 let error = Diagnostic::error("unknown method")
@@ -139,78 +149,6 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
         });
     }
     Some(RawRoute { options, mode, rules })
-}
-
-fn decode_requirement(node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
-    const REQUIREMENT: &str = "an ability, `{all: […]}`, `{any: […]}`, `public`, `authenticated` or `deny`";
-    match &node.value {
-        Value::Mapping(entries) => {
-            decoder.reject_unknown(entries, &["all", "any"]);
-            let mut lists = entries.iter().filter(|entry| matches!(&*entry.key.text, "all" | "any"));
-            match (lists.next(), lists.next()) {
-                (Some(Entry { key, value }), None) => {
-                    decoder.within(key, |decoder| decode_abilities(&key.text, value, decoder))
-                }
-                (Some(first), Some(second)) => {
-                    let error = Diagnostic::error("`all` and `any` together")
-                        .at(second.key.span, "expected only one of the two")
-                        .related(first.key.span, "the other key");
-                    decoder.reject(error)
-                }
-                (None, _) if entries.is_empty() => decoder.mismatch(node, "invalid requirement", REQUIREMENT),
-                // Unknown keys are reported.
-                (None, _) => None,
-            }
-        }
-        Value::List(_) => {
-            let hint = "write `{all: […]}` or `{any: […]}`".to_owned();
-            decoder.mismatch_with(node, "invalid requirement", REQUIREMENT, Some(hint))
-        }
-        Value::Scalar { .. } | Value::Broken => {
-            let word = decoder.string(node, REQUIREMENT)?;
-            let requirement = checked(Requirement::from_word(&word), node, decoder)?;
-            requirement.abilities().for_each(|ability| warn_of_typo(ability, node, decoder));
-            Some(requirement)
-        }
-    }
-}
-
-/// Decodes the list of `all` or `any`.
-fn decode_abilities(kind: &str, node: &Node, decoder: &mut Decoder<'_>) -> Option<Requirement> {
-    let items = decoder.list(node, "a list of abilities")?;
-    let mut abilities: Vec<Cow<'_, str>> = Vec::new();
-    for item in items {
-        // Validated one by one, so that an error has the place of its item.
-        abilities.extend(decode_ability(item, decoder));
-    }
-    if abilities.len() < items.len() {
-        return None;
-    }
-    let abilities = abilities.iter().map(|ability| &**ability);
-    let requirement = if kind == "all" { Requirement::all(abilities) } else { Requirement::any(abilities) };
-    checked(requirement, node, decoder)
-}
-
-/// Decodes an ability of a list.
-pub(crate) fn decode_ability<'node>(node: &'node Node, decoder: &mut Decoder<'_>) -> Option<Cow<'node, str>> {
-    let ability = decoder.string(node, "an ability")?;
-    checked(Requirement::all([&*ability]), node, decoder)?;
-    warn_of_typo(&ability, node, decoder);
-    Some(ability)
-}
-
-fn checked(
-    requirement: Result<Requirement, RequirementError>,
-    node: &Node,
-    decoder: &mut Decoder<'_>,
-) -> Option<Requirement> {
-    let error = match requirement {
-        Ok(requirement) => return Some(requirement),
-        Err(error) => error,
-    };
-    // The text of the error may quote the environment.
-    let label = if decoder.may_show_all(node) { error.to_string() } else { "not an ability".to_owned() };
-    decoder.reject(Diagnostic::error("invalid requirement").at(node.span, label))
 }
 
 /// Warns of `/files/*` and `/items/:id`, which are patterns in other routers.
@@ -227,21 +165,6 @@ fn warn_of_foreign_segments(pattern: &Key, decoder: &mut Decoder<'_>) {
     }
 }
 
-fn warn_of_typo(ability: &str, node: &Node, decoder: &mut Decoder<'_>) {
-    // An ability that resembles one of the guide is probably a typing error.
-    if guide::abilities().any(|known| known == ability) || !decoder.may_show(node) {
-        return;
-    }
-    let near = guide::abilities().min_by_key(|known| strsim::osa_distance(ability, known));
-    let near = near.filter(|known| strsim::osa_distance(ability, known) <= 2);
-    if let Some(near) = near.or_else(|| nearest(ability, KEYWORDS)) {
-        let warning = Diagnostic::warning("unknown ability")
-            .at(node.span, format!("Stockaj does not document `{ability}`"))
-            .hint(format!("did you mean `{near}`?"));
-        decoder.record(warning);
-    }
-}
-
 /// Builds the map: `routes` replace equal ones of `file`, each with a note. `mode` applies to routes without their own.
 pub(crate) fn compile(abilities: &Abilities, mode: Mode, decoder: &mut Decoder<'_>) -> AbilityMap {
     let mut builder = MapBuilder::new(abilities.unmapped).in_mode(mode);
@@ -250,12 +173,16 @@ pub(crate) fn compile(abilities: &Abilities, mode: Mode, decoder: &mut Decoder<'
     for route in of_file() {
         below.insert(&route.pattern.text, route.pattern.span);
         let RawRoute { options, rules, .. } = &route.raw;
-        recorded(builder.route_with(&route.pattern.text, *options, rules.iter().cloned()), route, decoder);
+        recorded(
+            builder.route_with(&route.pattern.text, options.clone(), rules.iter().cloned()),
+            route,
+            decoder,
+        );
     }
     let mut replaced_templates: HashSet<Box<str>> = HashSet::new();
     for route in &abilities.routes.0 {
         let RawRoute { options, rules, .. } = &route.raw;
-        let replaced = builder.replace(&route.pattern.text, *options, rules.iter().cloned());
+        let replaced = builder.replace(&route.pattern.text, options.clone(), rules.iter().cloned());
         if let Some(replaced) = recorded(replaced, route, decoder).flatten() {
             let mut note = Diagnostic::note("replaces a route of the file")
                 .key(format!("abilities.routes.\"{}\"", route.pattern.text))
@@ -297,7 +224,7 @@ pub(crate) fn compile_candidate(
     let mut builder = MapBuilder::new(unmapped);
     for route in &candidate.0.routes.value.0 {
         let RawRoute { options, rules, .. } = &route.raw;
-        let options = RouteOptions { mode: None, ..*options };
+        let options = RouteOptions { mode: None, ..options.clone() };
         recorded(builder.route_with(&route.pattern.text, options, rules.iter().cloned()), route, decoder);
     }
     builder.build()
@@ -352,34 +279,6 @@ impl Decode for IncludedMap {
 
 leaf_schema!(IncludedMap, json_schema!({"type": "string", "minLength": 1}));
 
-/// Stands for requirements in the schema.
-struct RequirementSchema;
-
-impl JsonSchema for RequirementSchema {
-    fn schema_name() -> Cow<'static, str> {
-        "Requirement".into()
-    }
-
-    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
-        let abilities = json_schema!({
-            "type": "array", "minItems": 1,
-            "items": {"type": "string", "minLength": 1, "not": {"enum": KEYWORDS}},
-        });
-        json_schema!({
-            "description": "An ability, `all` or `any` of several abilities, `public` (no token), `authenticated` (any valid token) or `deny`.",
-            "anyOf": [
-                {"enum": KEYWORDS},
-                {"enum": guide::abilities().collect::<Vec<_>>()},
-                {"type": "string", "minLength": 1},
-                {
-                    "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": false,
-                    "properties": {"all": abilities, "any": abilities},
-                },
-            ],
-        })
-    }
-}
-
 impl JsonSchema for Routes {
     fn schema_name() -> Cow<'static, str> {
         "Routes".into()
@@ -400,6 +299,7 @@ impl JsonSchema for Routes {
         mode.insert("description".to_owned(), "Mode of this route; overrides the global `mode`.".into());
         properties.insert("body".to_owned(), body.to_value());
         properties.insert("mode".to_owned(), mode.to_value());
+        properties.insert("query".to_owned(), query::schema(&requirement).to_value());
         json_schema!({
             "type": "object",
             "patternProperties": {
@@ -418,7 +318,10 @@ pub(super) fn warn_of_unrequired<'a>(
     decoder: &mut Decoder<'_>,
 ) {
     let rules = map.routes().flat_map(|route| route.rules());
-    let required: BTreeSet<&str> = rules.flat_map(|(_, rule)| rule.requirement.abilities()).collect();
+    let of_queries = map.routes().filter_map(|route| route.options().query.as_deref());
+    let of_queries = of_queries.flat_map(QueryRules::requirements).map(|it| &it.requirement);
+    let requirements = rules.map(|(_, rule)| &rule.requirement).chain(of_queries);
+    let required: BTreeSet<&str> = requirements.flat_map(Requirement::abilities).collect();
     for ability in abilities.filter(|ability| !required.contains(&*ability.text)) {
         let mut path = section.to_owned();
         join(&mut path, &ability.text);

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{KnownCaller, decide};
 use crate::policy::map::{MapBuilder, RouteOptions};
 use crate::policy::path::CanonicalPath;
@@ -150,7 +151,7 @@ fn changed_options_are_reported() {
     let build = |mode, body, own| {
         let mut builder = MapBuilder::default().in_mode(mode);
         let rule = || [(Method::POST, requirement("a"), None)];
-        builder.route_with("/up/{id}", RouteOptions { body, mode: own }, rule()).unwrap();
+        builder.route_with("/up/{id}", RouteOptions { body, mode: own, query: None }, rule()).unwrap();
         builder.build()
     };
     let options_of = |old: &AbilityMap, new: &AbilityMap| {
@@ -235,7 +236,7 @@ fn unmapped() -> impl Strategy<Value = Unmapped> {
 
 fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, granted: Option<&Abilities>) -> bool {
     let caller = granted.map_or(KnownCaller::Nobody, |granted| KnownCaller::Active(granted.clone()));
-    decide(map, &map.find(method, path), &caller).is_ok()
+    decide(map, &map.find(method, path), None, &caller).is_ok()
 }
 
 /// A caller for each outcome of the requirements above.

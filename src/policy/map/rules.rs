@@ -1,8 +1,11 @@
 //! A route of the map, with its options and its rules.
 
+use std::sync::Arc;
+
 use http::Method;
 
 use crate::policy::ability::Requirement;
+use crate::policy::query::QueryRules;
 use crate::policy::route::{Pattern, RouteError};
 use crate::policy::shadow::Mode;
 use crate::policy::source_location::SourceLocation;
@@ -18,12 +21,14 @@ pub struct Rule {
 }
 
 /// The options of a route.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteOptions {
     /// `body`: the largest request body in bytes; `None` for `limits.body`.
     pub body: Option<u64>,
     /// `mode`: whether refusals are enforced; `None` for the global `mode`.
     pub mode: Option<Mode>,
+    /// `query`: the rules for the parameters of the query; `None` if the decision does not read it.
+    pub query: Option<Arc<QueryRules>>,
 }
 
 /// A pattern with options and a rule for each of its methods.

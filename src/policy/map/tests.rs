@@ -167,11 +167,11 @@ fn equal_routes_of_one_file_are_an_error() {
     assert_eq!(builder.route("/a/{item}", rule(&None)), Err(earlier));
 
     let none = RouteOptions::default();
-    let replaced = builder.replace("/a/{item}", none, methods(&[("POST", "deny")])).unwrap().unwrap();
+    let replaced = builder.replace("/a/{item}", none.clone(), methods(&[("POST", "deny")])).unwrap().unwrap();
     assert_eq!(replaced.template(), "/a/{id}");
-    assert!(builder.replace("/c", none, rule(&None)).unwrap().is_none());
+    assert!(builder.replace("/c", none.clone(), rule(&None)).unwrap().is_none());
     for (pattern, earlier) in [("/a/{other}", "/a/{item}"), ("/c", "/c")] {
-        let error = builder.replace(pattern, none, rule(&None)).unwrap_err();
+        let error = builder.replace(pattern, none.clone(), rule(&None)).unwrap_err();
         assert_eq!(error, RouteError::Equal { earlier: earlier.into(), place: None });
     }
     let map = builder.build();

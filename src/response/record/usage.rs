@@ -35,12 +35,14 @@ const fn outcome(reason: Reason, shadow: Option<(MapRole, Change)>) -> Option<Co
             Some((MapRole::Candidate, Change::WouldDeny)) => CountedOutcome::AllowedWouldDeny,
             Some((MapRole::Enforced, Change::WouldDeny)) => CountedOutcome::DeniedShadowed,
         }),
-        Reason::Unmapped | Reason::MethodNotMapped | Reason::Denied | Reason::MissingAbility => {
-            Some(match shadow {
-                Some((_, Change::WouldAllow)) => CountedOutcome::DeniedShadowed,
-                None | Some((_, Change::WouldDeny)) => CountedOutcome::Denied,
-            })
-        }
+        Reason::Unmapped
+        | Reason::MethodNotMapped
+        | Reason::Denied
+        | Reason::MissingAbility
+        | Reason::QueryDenied => Some(match shadow {
+            Some((_, Change::WouldAllow)) => CountedOutcome::DeniedShadowed,
+            None | Some((_, Change::WouldDeny)) => CountedOutcome::Denied,
+        }),
         Reason::Public
         | Reason::MissingToken
         | Reason::MalformedToken

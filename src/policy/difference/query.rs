@@ -1,0 +1,83 @@
+//! The changes of rules for queries.
+
+use std::collections::BTreeSet;
+
+use super::callers::{Callers, callers};
+use crate::policy::ability::{Requirement, RequirementKind};
+use crate::policy::classes::PathClass;
+use crate::policy::map::{AbilityMap, Route};
+use crate::policy::query::QueryRules;
+
+/// A name or value that no rule lists.
+const OTHER: &str = "0-other-0";
+
+/// A change of the requirement of a query parameter for some paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryChange {
+    /// See [`Change::path`](super::Change::path).
+    pub path: String,
+    /// The parameter or its value: `debug`, `include=renters`, `include=(others)` or `(others)`.
+    pub subject: String,
+    /// The requirements, old and new; `allow` for a parameter that nothing is required for.
+    pub requirements: (String, String),
+    /// The callers that only the old rules allow.
+    pub denied: Option<Callers>,
+    /// The callers that only the new rules allow.
+    pub allowed: Option<Callers>,
+}
+
+/// The changes of one class of paths.
+pub(super) fn changes(old: &AbilityMap, new: &AbilityMap, class: &PathClass, path: &str) -> Vec<QueryChange> {
+    let (Some(old), Some(new)) = (route(old, class.old), route(new, class.new)) else { return Vec::new() };
+    let (before, after) = (old.options().query.as_deref(), new.options().query.as_deref());
+    if class.refused != [false; 2] || before == after {
+        return Vec::new();
+    }
+    let listed = [before, after].into_iter().flatten().flat_map(QueryRules::listed);
+    let samples: BTreeSet<(&str, &str)> = listed.collect();
+    // A value that is not listed, of each name; and a name that is not listed.
+    let others: BTreeSet<(&str, &str)> = samples.iter().map(|(name, _)| (*name, OTHER)).collect();
+    let samples =
+        samples.into_iter().filter(|(_, value)| !value.is_empty()).chain(others).chain([(OTHER, "")]);
+    let is_public = |route: &Route| {
+        route.rules().all(|(_, rule)| matches!(rule.requirement.kind(), RequirementKind::Public))
+    };
+    let nothing =
+        if is_public(old) && is_public(new) { Requirement::public() } else { Requirement::authenticated() };
+    let has_values = |name| [before, after].into_iter().flatten().any(|rules| rules.has_values(name));
+    let changes = samples.filter_map(|(name, value)| {
+        let sides = [before, after].map(|rules| rules.and_then(|rules| requirement(rules, name, value)));
+        let [one, other] = sides.each_ref().map(|it| it.as_ref().unwrap_or(&nothing));
+        let (denied, allowed) = (callers(Some(one), Some(other)), callers(Some(other), Some(one)));
+        let subject = match (name, value) {
+            (OTHER, _) => "(others)".to_owned(),
+            (_, OTHER) if has_values(name) => format!("{name}=(others)"),
+            (_, OTHER) => name.to_owned(),
+            _ => format!("{name}={value}"),
+        };
+        let text = |it: &Option<Requirement>| it.as_ref().map_or("allow".to_owned(), Requirement::to_string);
+        let requirements = (text(&sides[0]), text(&sides[1]));
+        let change = QueryChange { path: path.to_owned(), subject, requirements, denied, allowed };
+        (change.denied.is_some() || change.allowed.is_some()).then_some(change)
+    });
+    changes.collect()
+}
+
+fn route(map: &AbilityMap, number: Option<usize>) -> Option<&Route> {
+    map.route(number?)
+}
+
+/// The requirement of a parameter; `None` if it is allowed. `deny` if several apply and one is that.
+fn requirement(rules: &QueryRules, name: &str, value: &str) -> Option<Requirement> {
+    let escaped = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+    let query = format!("{}={}", escaped(name), escaped(value));
+    let mut found: Option<Requirement> = None;
+    let read = rules.visit(&query, |_, it| {
+        if found.is_none() || matches!(it.requirement.kind(), RequirementKind::Deny) {
+            found = Some(it.requirement.clone());
+        }
+        Ok(())
+    });
+    // A name that is the other spelling of a listed one is rejected.
+    read.map_or(Some(Requirement::deny()), |()| found)
+}
