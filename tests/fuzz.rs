@@ -11,6 +11,8 @@ mod configuration;
 mod introspection;
 #[path = "../fuzz/src/message.rs"]
 mod message;
+#[path = "../fuzz/src/query.rs"]
+mod query;
 #[path = "../fuzz/src/request.rs"]
 mod request;
 #[path = "../fuzz/src/response.rs"]
@@ -54,6 +56,11 @@ fn fuzz_seeds_of_ability_map_pass() {
 #[test]
 fn fuzz_seeds_of_introspection_pass() {
     over(&["fuzz/seeds/introspection"], introspection::check);
+}
+
+#[test]
+fn fuzz_seeds_of_query_pass() {
+    over(&["fuzz/seeds/query"], query::check);
 }
 
 #[test]

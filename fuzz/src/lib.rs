@@ -4,6 +4,7 @@ pub mod ability_map;
 pub mod configuration;
 pub mod introspection;
 mod message;
+pub mod query;
 pub mod request;
 pub mod response;
 pub mod target;
