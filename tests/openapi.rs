@@ -334,3 +334,29 @@ fn warnings_about_a_document_on_one_line_are_found_quickly() {
     let column = document[..first].chars().count() + 1;
     assert!(stderr.contains(&format!("api.json:1:{column}\n")), "{column}: {}", &stderr[..500]);
 }
+
+#[test]
+fn drafted_rules_for_queries_agree_with_their_document() {
+    let directory = tempfile::tempdir().unwrap();
+    let document = "\
+openapi: 3.1.0
+paths:
+  /items:
+    get:
+      parameters:
+        - {name: include, in: query, explode: false, schema: {type: array, items: {enum: [variants, renters]}}}
+";
+    std::fs::write(directory.path().join("api.yaml"), document).unwrap();
+    let (code, draft, stderr) = outcome(directory.path(), &["openapi", "api.yaml"]);
+    assert_eq!((code, &*stderr), (0, ""));
+    let rules = "      include: {split: ',', values: {variants: items:read, renters: renters:read}}\n";
+    assert!(draft.ends_with(&format!("    query:   # convention\n{rules}")), "{draft}");
+    let compare = |map: &str| {
+        std::fs::write(directory.path().join("draft.yaml"), map).unwrap();
+        outcome(directory.path(), &["openapi", "api.yaml", "--config", "draft.yaml"])
+    };
+    assert_eq!(compare(&draft).0, 0);
+    let (code, stdout, _) = compare(&draft.replace("renters: renters:read", "tags: items:read"));
+    assert_eq!(code, 1);
+    assert!(stdout.contains("query include: variants, renters  denies renters; also lists tags"), "{stdout}");
+}

@@ -23,7 +23,6 @@ abilities:
       query:
         include: {split: ',', values: {variants: items:read, renters: renters:read}}
         debug: deny
-    /api/v2/ws: {GET: items:read, query: {channel: {values: {items: items:read, renters: renters:read}}}}
 ";
 
 fn start(yaml: &str) -> TestEnv {

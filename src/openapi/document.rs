@@ -1,10 +1,11 @@
 //! Reads OpenAPI documents (3.0, 3.1 and 3.2): the operations of an API, and the credentials that each requires.
 //!
-//! Reads only the fields that decide who may call an operation. Unknown content in them is an error, a warning or a
+//! Reads only the fields that decide who may call an operation, and listed values of query parameters. Unknown content in them is an error, a warning or a
 //! note.
 
 mod object;
 mod operations;
+mod parameters;
 mod security;
 mod servers;
 
@@ -19,6 +20,8 @@ use self::operations::Reader;
 use crate::config::language::{Decoder, Diagnostic, Entry, Node, Report, Source, Span, Value, nearest};
 use crate::config::sections::SECRETS;
 use crate::policy::source_location::SourceLocation;
+
+pub use self::parameters::QueryParameter;
 
 /// The largest document, in bytes. Public ones have up to 13 MB.
 const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
@@ -66,6 +69,8 @@ pub struct Operation {
     pub path: String,
     /// The credentials that it requires.
     pub security: Security,
+    /// The parameters of its query whose values the document lists.
+    pub parameters: Vec<QueryParameter>,
     /// Its place in the document.
     pub place: Option<SourceLocation>,
 }

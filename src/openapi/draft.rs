@@ -1,15 +1,17 @@
 //! Drafts a map file from an OpenAPI document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use http::Method;
 
 use super::convention::ability;
-use super::document::{Description, Operation, Security};
+use super::document::{Description, Operation, QueryParameter, Security};
 use super::{ScopeRequirement, requirement_of_scopes, template};
 use crate::config::language::scalar;
 use crate::policy::ability::Requirement;
+use crate::policy::guide;
+use crate::policy::query::{RawCheck, RawParameter, RawValue};
 use crate::policy::route::Pattern;
 use crate::policy::source_location::SourceLocation;
 use crate::policy::target::{METHODS, method_number};
@@ -30,6 +32,8 @@ pub struct Route {
     pub template: String,
     /// Indexed like [`METHODS`].
     rules: [Option<Rule>; METHODS.len()],
+    /// The parameters of its operations, if the convention gives an ability for one of the values.
+    query: Vec<RawParameter>,
 }
 
 /// A drafted rule.
@@ -84,7 +88,7 @@ pub fn draft(description: &Description) -> Draft {
             }
         };
         let number = *known.entry(pattern).or_insert_with(|| {
-            draft.routes.push(Route { template, rules: [const { None }; METHODS.len()] });
+            draft.routes.push(Route { template, rules: [const { None }; METHODS.len()], query: Vec::new() });
             draft.routes.len() - 1
         });
         draft.add(number, operation);
@@ -106,6 +110,7 @@ impl Draft {
         else {
             return;
         };
+        add_parameters(&mut route.query, &operation.parameters);
         let earlier = match &mut route.rules[method] {
             empty @ None => {
                 *empty = Some(rule);
@@ -128,6 +133,44 @@ impl Draft {
             format!("`{template}` matches the same paths and has another requirement"),
         );
     }
+}
+
+/// Adds the listed values of parameters with the abilities of the naming convention. A parameter without any is left out.
+fn add_parameters(query: &mut Vec<RawParameter>, parameters: &[QueryParameter]) {
+    for QueryParameter { name, split, values } in parameters {
+        let is_known = query.iter().any(|known| *known.name == **name);
+        if !is_known && values.iter().all(|value| ability_of_value(value).is_none()) {
+            continue;
+        }
+        let value = |value: &String| RawValue {
+            value: value.as_str().into(),
+            requirement: ability_of_value(value).unwrap_or_else(Requirement::public),
+            place: None,
+        };
+        let listed: Vec<RawValue> = values.iter().filter(|value| !value.is_empty()).map(value).collect();
+        let known = query.iter_mut().find(|known| *known.name == **name);
+        if let Some(RawParameter { check: RawCheck::Values { values, .. }, .. }) = known {
+            let is_new = |value: &RawValue| !values.iter().any(|known| known.value == value.value);
+            let listed: Vec<RawValue> = listed.into_iter().filter(is_new).collect();
+            values.extend(listed);
+            continue;
+        }
+        let check = RawCheck::Values { split: split.map(Into::into), values: listed, deny_others: true };
+        let parameter = RawParameter { name: name.as_str().into(), check, place: None };
+        if parameter.check().is_ok() {
+            query.push(parameter);
+        }
+    }
+}
+
+/// The abilities by convention of a value such as `renters` or `rentals.renters`, as far as the guide has them.
+fn ability_of_value(value: &str) -> Option<Requirement> {
+    let abilities: BTreeSet<String> = value
+        .split('.')
+        .filter_map(|part| ability(&Method::GET, &format!("/{part}")))
+        .filter(|ability| guide::abilities().any(|known| known == ability))
+        .collect();
+    Requirement::all(abilities.iter().map(String::as_str)).ok()
 }
 
 fn rule(operation: &Operation) -> Rule {
@@ -200,6 +243,16 @@ pub fn written(draft: &Draft, source: &str, sends_requests: bool) -> String {
                 rule.comment.as_ref().map(|it| format!("   # {}", on_one_line(it))).unwrap_or_default();
             let _ = writeln!(text, "    {method}: {requirement}{comment}");
         }
+        if !route.query.is_empty() {
+            text += "    query:   # convention\n";
+        }
+        for RawParameter { name, check, .. } in &route.query {
+            let RawCheck::Values { split, values, .. } = check else { continue };
+            let split = split.as_ref().map(|split| format!("split: '{split}', ")).unwrap_or_default();
+            let values = values.iter().map(|it| format!("{}: {}", scalar(&it.value), it.requirement));
+            let values = values.collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "      {}: {{{split}values: {{{values}}}}}", scalar(name));
+        }
     }
     text
 }
@@ -210,8 +263,6 @@ fn on_one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::super::sample;
@@ -294,6 +345,38 @@ routes:
         assert_eq!(empty.lines().last(), Some("routes: {}"));
     }
 
+    #[test]
+    fn listed_values_of_parameters_get_the_abilities_of_the_convention() {
+        let parameter = |name: &str, split, values: &[&str]| QueryParameter {
+            name: name.to_owned(),
+            split,
+            values: values.iter().map(|value| (*value).to_owned()).collect(),
+        };
+        let mut get = operation("GET", "/items", scopes(&["items:read"]));
+        get.parameters = vec![
+            parameter("include", Some(","), &["variants", "renters", "rentals.renters", "a: b", "stock"]),
+            parameter("sort", None, &["name", "-name"]),
+            parameter("fields.x", None, &["renters"]),
+        ];
+        let mut post = operation("POST", "/items", scopes(&["items:create"]));
+        post.parameters = vec![parameter("include", Some(","), &["renters", "tags"])];
+        let draft = draft(&described(vec![get, post]));
+        let text = written(&draft, "a", false);
+        let expected = "\
+routes:
+  /items:
+    GET: items:read
+    POST: items:create
+    query:   # convention
+      include: {split: ',', values: {variants: items:read, renters: renters:read, rentals.renters: {all: [renters:read, rents:read]}, \"a: b\": public, stock: public, tags: items:read}}
+";
+        assert!(text.ends_with(expected), "{text}");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("draft.yaml");
+        std::fs::write(&file, text).unwrap();
+        assert!(load_abilities(&file).is_ok());
+    }
+
     fn path() -> impl Strategy<Value = String> {
         let segment = prop_oneof![
             3 => "[abv'#:$ ]{1,2}",
@@ -326,7 +409,7 @@ routes:
             operations in proptest::collection::vec((0..METHODS.len(), path(), security()), 0..12),
         ) {
             let operations = operations.into_iter().map(|(method, path, security)| {
-                Operation { method: METHODS[method].clone(), path, security, place: None }
+                Operation { method: METHODS[method].clone(), path, security, parameters: Vec::new(), place: None }
             });
             let description = described(operations.collect());
             let draft = draft(&description);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use http::Method;
 
-use super::document::{Description, Operation, Security};
+use super::document::{Description, Operation, QueryParameter, Security};
 use super::ignore::IgnoredPaths;
 use super::{alternatives, declared, requirement_of_scopes, sample, template};
 use crate::policy::ability::{Requirement, RequirementKind};
@@ -66,7 +66,11 @@ pub fn drift(description: &Description, map: &AbilityMap, ignored: &mut IgnoredP
     let mut reached: HashSet<(usize, Method)> = HashSet::new();
     for operation in &description.operations {
         let finding = of_operation(operation, map, &mut reached);
-        drift.add(finding, ignored.contains(&operation.path));
+        let is_ignored = ignored.contains(&operation.path);
+        drift.add(finding, is_ignored);
+        for finding in of_parameters(operation, map) {
+            drift.add(Some(finding), is_ignored);
+        }
     }
     let reached_routes: HashSet<usize> = reached.iter().map(|(route, _)| *route).collect();
     for (number, route) in map.routes().enumerate() {
@@ -154,6 +158,37 @@ fn of_operation(
     })
 }
 
+/// The parameters of an operation whose listed values are other than those of the map's rules for the query.
+fn of_parameters(operation: &Operation, map: &AbilityMap) -> Vec<Finding> {
+    let sample = sample(&operation.path);
+    let Ok((method, path)) = read_request(map, operation.method.as_str(), &sample) else { return Vec::new() };
+    let found = map.find(&method, &path);
+    let (Some(rules), RouteMatch::Rule { rule, .. }) = (map.query_rules(&found), &found) else {
+        return Vec::new();
+    };
+    let findings = operation.parameters.iter().filter_map(|QueryParameter { name, values, .. }| {
+        let denied: Vec<&str> =
+            values.iter().map(String::as_str).filter(|value| rules.denies(name, value)).collect();
+        let listed = rules.listed().filter(|(listed, value)| **listed == **name && !value.is_empty());
+        let unknown: Vec<&str> =
+            listed.map(|(_, value)| value).filter(|value| !values.iter().any(|it| it == value)).collect();
+        let texts =
+            [("denies", denied), ("also lists", unknown)].into_iter().filter(|(_, it)| !it.is_empty());
+        let texts: Vec<String> = texts.map(|(verb, it)| format!("{verb} {}", it.join(", "))).collect();
+        (!texts.is_empty()).then(|| Finding {
+            kind: DriftKind::Differs,
+            method: operation.method.clone(),
+            path: operation.path.clone(),
+            declared: Some(format!("query {name}: {}", values.join(", "))),
+            requirement: Some(texts.join("; ")),
+            covered_by: None,
+            operation: operation.place.clone(),
+            rule: rule.place.clone(),
+        })
+    });
+    findings.collect()
+}
+
 /// Whether a rule has the requirement of the document, or the nearest one that a rule can have.
 fn agrees(security: &Security, requirement: &Requirement) -> bool {
     let is_public = matches!(requirement.kind(), RequirementKind::Public);
@@ -182,7 +217,41 @@ fn agrees_with_scopes(scopes: &[BTreeSet<String>], requirement: &Requirement) ->
 mod tests {
     use super::super::tests::{operation, scopes};
     use super::*;
-    use crate::policy::map::{MapBuilder, Unmapped};
+    use crate::policy::map::{MapBuilder, RouteOptions, Unmapped};
+    use crate::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
+
+    #[test]
+    fn listed_values_are_compared_with_the_rules_for_the_query() {
+        let value =
+            |value: &str| RawValue { value: value.into(), requirement: Requirement::public(), place: None };
+        let values = vec![value("variants"), value("tags")];
+        let check = RawCheck::Values { split: None, values, deny_others: true };
+        let include = RawParameter { name: "include".into(), check, place: None };
+        let query = Some(QueryRules::new(vec![include], None).unwrap().into());
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let options = RouteOptions { query, ..RouteOptions::default() };
+        let read = || [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
+        builder.route_with("/items", options, read()).unwrap();
+        builder.route("/rentals", read()).unwrap();
+        let map = builder.build();
+        let found = |path: &str, name: &str, values: &[&str]| {
+            let mut described = operation("GET", path, scopes(&["items:read"]));
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            described.parameters = vec![QueryParameter { name: name.to_owned(), split: None, values }];
+            of_parameters(&described, &map)
+        };
+        for (path, name, values) in [
+            ("/items", "include", &["variants", "tags"][..]),
+            ("/items", "sort", &["name"]),
+            ("/rentals", "include", &["renters"]),
+        ] {
+            assert_eq!(found(path, name, values), [], "{path} {name}");
+        }
+        let finding = &found("/items", "include", &["variants", "renters"])[0];
+        assert_eq!(finding.kind, DriftKind::Differs);
+        assert_eq!(finding.declared.as_deref(), Some("query include: variants, renters"));
+        assert_eq!(finding.requirement.as_deref(), Some("denies renters; also lists tags"));
+    }
 
     #[test]
     fn differences_have_a_kind_and_both_requirements() {

@@ -124,7 +124,13 @@ mod tests {
     use super::*;
 
     pub(super) fn operation(method: &str, path: &str, security: Security) -> Operation {
-        Operation { method: method.parse().unwrap(), path: path.to_owned(), security, place: None }
+        Operation {
+            method: method.parse().unwrap(),
+            path: path.to_owned(),
+            security,
+            parameters: Vec::new(),
+            place: None,
+        }
     }
 
     pub(super) fn scopes(alternatives: &[&str]) -> Security {

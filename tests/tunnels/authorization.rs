@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{assert_tunnel_works, start};
+use super::{assert_tunnel_works, handshake, start};
 use crate::support::manual_backend::{BackendConnection, ManualBackend};
 use crate::support::{Answer, RawClient, TestEnv, Verdict};
 
@@ -190,4 +190,31 @@ fn reloaded_map_decides_open_tunnels() {
     env.gateway.edit("/open:         {GET: public}", "/open:         {GET: authenticated}");
     assert!(env.gateway.reload());
     closes_within_5_s(&mut guest, &mut guests, "not public any more");
+}
+
+#[test]
+fn rules_for_the_query_decide_tunnels_when_they_open_and_after_a_reload() {
+    let mut env = start("");
+    env.gateway.edit(
+        "{GET: items:read}",
+        "{GET: items:read, query: {channel: {values: {items: public, renters: renters:read}}}}",
+    );
+    assert!(env.gateway.reload());
+    for (target, status) in [
+        ("/events?channel=renters", 403),
+        ("/events?channel=items&channel=renters", 403),
+        ("/events?channel[=items", 400),
+    ] {
+        let mut client = env.gateway.client();
+        client.send(handshake(target, Some("1|reader")));
+        assert_eq!(client.response().status, status, "{target}");
+    }
+    let (mut client, mut backend) = env.tunnel("/events?channel=items", Some("1|reader"));
+    let (mut plain, mut plains) = env.tunnel("/events", Some("1|reader"));
+    thread::sleep(Duration::from_millis(1500));
+    assert_tunnel_works(&mut client, &mut backend);
+    env.gateway.edit("items: public", "items: renters:read");
+    assert!(env.gateway.reload());
+    closes_within_5_s(&mut client, &mut backend, "another requirement of the query");
+    assert_tunnel_works(&mut plain, &mut plains);
 }

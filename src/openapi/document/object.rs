@@ -113,6 +113,11 @@ impl<'node> Document<'node> {
         Self { root, read: 0, is_exhausted: false, indexes: HashMap::new() }
     }
 
+    /// Whether the limit is exceeded.
+    pub(super) const fn is_exhausted(&self) -> bool {
+        self.is_exhausted
+    }
+
     /// Counts what is read. Returns `None` if it recorded an error because the limit is exceeded.
     pub(super) fn count(&mut self, amount: usize, at: &Node, decoder: &mut Decoder<'_>) -> Option<()> {
         self.read = self.read.saturating_add(amount);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use http::Method;
 
 use super::object::{Document, Field, Object, entry, merged};
+use super::parameters::query_parameters;
 use super::security::{Schemes, weight};
 use super::servers::base_path;
 use super::{Operation, Security};
@@ -100,7 +101,8 @@ impl<'node> Reader<'node> {
         for (name, method) in &METHODS {
             if let Some(field) = item.get(name) {
                 decoder.within(&field.entry.key, |decoder| {
-                    self.operation(method, &prefix, path, field, decoder);
+                    let parameters = item.get("parameters");
+                    self.operation(method, (&prefix, path), parameters, field, decoder);
                 });
             }
         }
@@ -116,8 +118,8 @@ impl<'node> Reader<'node> {
     fn operation(
         &mut self,
         method: &Method,
-        prefix: &str,
-        path: &str,
+        (prefix, path): (&str, &str),
+        parameters: Option<&Field>,
         field: &Field,
         decoder: &mut Decoder<'_>,
     ) {
@@ -135,6 +137,8 @@ impl<'node> Reader<'node> {
         let prefix =
             own.map(|servers| base_path(&servers.entry, decoder)).unwrap_or_else(|| prefix.to_owned());
         self.has_callbacks |= operation.get("callbacks").is_some();
+        let own = operation.get("parameters");
+        let parameters = query_parameters(parameters, own, &mut self.document, decoder);
         for Field { entry, .. } in operation.fields() {
             report_unknown(&entry.key, decoder);
         }
@@ -142,6 +146,7 @@ impl<'node> Reader<'node> {
             method: method.clone(),
             path: prefix + path,
             security,
+            parameters,
             place: decoder.place(key.span),
         });
     }

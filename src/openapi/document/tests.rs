@@ -483,3 +483,43 @@ fn many_references_into_a_large_mapping_are_followed() {
     assert_eq!(found.len(), 10_000);
     assert_eq!(found[9_999], "GET /p9999 s9999");
 }
+
+#[test]
+fn listed_values_of_query_parameters_are_read() {
+    let parameters =
+        "{name: include, in: query, explode: false, schema: {type: array, items: {$ref: '#/x/Relation'}}}";
+    for (of_path, of_operation, expected) in [
+        (parameters, "", "include Some(\",\") [\"renters\", \"tags\"]"),
+        ("", parameters, "include Some(\",\") [\"renters\", \"tags\"]"),
+        ("", "{name: 'include[]', in: query, schema: {items: {enum: [a]}}}", "include None [\"a\"]"),
+        (
+            "",
+            "{name: a, in: query, style: pipeDelimited, schema: {items: {enum: [1, 2]}}}",
+            "a Some(\"|\") [\"1\", \"2\"]",
+        ),
+        ("", "{name: sort, in: query, schema: {enum: [name]}}", "sort None [\"name\"]"),
+        (parameters, "{name: include, in: query, schema: {type: string}}", ""),
+        ("", "{name: include, in: header, schema: {enum: [a]}}", ""),
+        ("", "{$ref: '#/nowhere'}, {name: b, in: query, schema: {enum: [c]}}", "b None [\"c\"]"),
+        (
+            "",
+            "{$ref: 'other.yaml#/x'}, 7, {name: [], in: query}, {name: a, in: query, schema: {enum: {}}}",
+            "",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("api.yaml");
+        let text = format!(
+            "openapi: 3.1.0\nx: {{Relation: {{enum: [renters, tags]}}}}\npaths:\n  /a:\n    parameters: [{of_path}]\n    \
+             get: {{parameters: [{of_operation}]}}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let loaded = load_description(&file, None).unwrap();
+        let found: Vec<String> = loaded.description.operations[0]
+            .parameters
+            .iter()
+            .map(|QueryParameter { name, split, values }| format!("{name} {split:?} {values:?}"))
+            .collect();
+        assert_eq!(found.join(", "), expected, "{of_path} {of_operation}");
+    }
+}

@@ -67,17 +67,9 @@ fn route(map: &AbilityMap, number: Option<usize>) -> Option<&Route> {
     map.route(number?)
 }
 
-/// The requirement of a parameter; `None` if it is allowed. `deny` if several apply and one is that.
+/// The requirement of a parameter; `None` if it is allowed.
 fn requirement(rules: &QueryRules, name: &str, value: &str) -> Option<Requirement> {
-    let escaped = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
-    let query = format!("{}={}", escaped(name), escaped(value));
-    let mut found: Option<Requirement> = None;
-    let read = rules.visit(&query, |_, it| {
-        if found.is_none() || matches!(it.requirement.kind(), RequirementKind::Deny) {
-            found = Some(it.requirement.clone());
-        }
-        Ok(())
-    });
     // A name that is the other spelling of a listed one is rejected.
-    read.map_or(Some(Requirement::deny()), |()| found)
+    let needs = rules.needs_of(name, value).unwrap_or_else(Requirement::deny);
+    Some(needs).filter(|it| !matches!(it.kind(), RequirementKind::Public))
 }

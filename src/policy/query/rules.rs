@@ -288,6 +288,25 @@ impl QueryRules {
         })
     }
 
+    /// Whether a parameter with this name and value is denied to every token, or rejected.
+    pub fn denies(&self, name: &str, value: &str) -> bool {
+        self.needs_of(name, value).is_none_or(|needs| matches!(needs.kind(), RequirementKind::Deny))
+    }
+
+    /// The requirement of a parameter with this name and value, `deny` if several apply and one is that, and `public` if
+    /// none applies; `None` if it is rejected.
+    pub fn needs_of(&self, name: &str, value: &str) -> Option<Requirement> {
+        let escaped = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+        let mut needs: Option<Requirement> = None;
+        let read = self.visit(&format!("{}={}", escaped(name), escaped(value)), |_, it| {
+            if needs.is_none() || matches!(it.requirement.kind(), RequirementKind::Deny) {
+                needs = Some(it.requirement.clone());
+            }
+            Ok(())
+        });
+        read.ok().map(|()| needs.unwrap_or_else(Requirement::public))
+    }
+
     /// Whether the requirement of the listed parameter `name` depends on its value.
     pub fn has_values(&self, name: &str) -> bool {
         let is_by_value = |it: &ParameterRule| *it.name == *name && matches!(it.check, Check::Values { .. });
