@@ -104,7 +104,8 @@ impl Gateway {
             tokio::task::spawn_local(discard(body, Rc::clone(record.downstream())));
         }
         let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
-        if is_uncovered || (matches!(refusal, Refusal::Denied) && self.recorder.usage.is_some()) {
+        let is_denied_to_all = matches!(refusal, Refusal::Denied | Refusal::QueryDenied { .. });
+        if is_uncovered || (is_denied_to_all && self.recorder.usage.is_some()) {
             self.attribute_token(&head.headers, &mut record);
         }
         let mut response = own::refuse(refusal, record.request_id.clone());

@@ -187,7 +187,13 @@ mod tests {
             (Refusal::MethodNotMapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::Denied, 403, "This action is unauthorized.", insufficient),
             (
-                Refusal::MissingAbility(missing),
+                Refusal::MissingAbility(Arc::clone(&missing)),
+                403,
+                "This action is unauthorized.",
+                Some(("www-authenticate", r#"Bearer realm="stockaj", scope="a b""#)),
+            ),
+            (
+                Refusal::QueryDenied { rule: 0, missing },
                 403,
                 "This action is unauthorized.",
                 Some(("www-authenticate", r#"Bearer realm="stockaj", scope="a b""#)),
