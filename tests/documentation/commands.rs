@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Block, Page, ROOT, help, pages};
+use super::configurations::completed;
+use super::{Block, Page, ROOT, help, pages, read};
 use crate::support::{BINARY, Gateway, Introspector, Upstream, Verdict};
 
 /// A `console` block contains a command of the program and its output.
@@ -169,11 +170,10 @@ fn shell_blocks_run() {
                 let name = Path::new(file).file_name().unwrap();
                 fs::write(parent.join(name), &block.text).unwrap();
             }
-            // Commands after a complete configuration use it.
-            let is_complete =
-                ["\nbackend:", "\nintrospection:", "\nabilities:"].iter().all(|it| block.text.contains(it));
-            if block.language == "yaml" && is_complete {
-                fs::write(repository.join("gateway.yaml"), &block.text).unwrap();
+            // Commands after a map use it.
+            if block.language == "yaml" && format!("\n{}", block.text).contains("\nabilities:") {
+                let text = completed(&block.text, &read("config/gateway.yaml"));
+                fs::write(repository.join("gateway.yaml"), text).unwrap();
             }
             // As `init --map map.yaml` would write it.
             if block.language == "yml" && block.text.starts_with("routes:") {
@@ -229,7 +229,7 @@ fn runnable(line: &str, root: &str) -> Option<String> {
         | "deploy/build-static"
         | "tests/run"
         | "mv" => None,
-        _ if line.contains("kubectl exec ") => None,
+        _ if line.contains("kubectl exec ") || line.contains("openssl s_client ") => None,
         "kubectl" if line.contains(" apply --kustomize ") => {
             Some(line.replace("kubectl apply --kustomize", "kubectl kustomize"))
         }
