@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::settings::QuotaPeriod;
 
-/// The most tokens with a count of their own, some 32 MiB. If more are in use in one window, those with the lowest counts
+/// The most tokens with a count of their own, 37 MiB. If more are in use in one window, those with the lowest counts
 /// start again.
 pub const MAX_TOKENS: usize = 262_144;
 /// The number of tokens before the first sweep.
