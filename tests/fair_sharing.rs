@@ -212,8 +212,10 @@ fn slow_uploads_beyond_a_share_end_for_a_caller_that_waits_for_long() {
 /// More callers than connections: none of them may keep one that its client does not use.
 #[test]
 fn stalled_exchanges_of_many_callers_leave_connections_to_others() {
-    let mut builder = TestEnv::builder().yaml(MAP).yaml("backend:\n  max_connections: 4\n");
-    let tokens: Vec<String> = (10..30).map(|id| format!("{id}|many")).collect();
+    // Those that wait longer than this one get each connection before it.
+    let yaml = "backend:\n  max_connections: 4\n  queue_timeout: 8s\n";
+    let mut builder = TestEnv::builder().yaml(MAP).yaml(yaml);
+    let tokens: Vec<String> = (10..22).map(|id| format!("{id}|many")).collect();
     for token in tokens.iter().map(String::as_str).chain([OTHER]) {
         builder = builder.token(token, &["items:read"]);
     }
