@@ -168,6 +168,14 @@ Newly denied
     );
     assert!(told.contains("  /items query (others): every token\n    allow -> deny\n"), "{told}");
     assert!(!told.contains("debug"), "{told}");
+    // Without its separator, a list of values is one value that is not listed.
+    let [split, whole] = ["split: ',', ", ""].map(|split| {
+        let include = format!("include: {{{split}values: {{renters: renters:read}}, others: allow}}");
+        file(&format!("separator{}.yaml", split.len()), &format!(", query: {{{include}}}"))
+    });
+    let (exit, told, _) = diff(&[&split, &whole]);
+    let expected = "  /items query include=renters,renters: tokens that lack renters:read\n";
+    assert!(exit == 1 && told.contains(expected), "{told}");
     let (_, told, _) = diff(&[&none, &old, "--format", "json"]);
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["changes"], json!([]));

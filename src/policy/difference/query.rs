@@ -44,8 +44,8 @@ pub(super) fn changes(old: &AbilityMap, new: &AbilityMap, class: &PathClass, pat
     };
     let nothing =
         if is_public(old) && is_public(new) { Requirement::public() } else { Requirement::authenticated() };
-    let has_values = |name| [before, after].into_iter().flatten().any(|rules| rules.has_values(name));
-    let changes = samples.filter_map(|(name, value)| {
+    let has_values = |name: &str| [before, after].into_iter().flatten().any(|rules| rules.has_values(name));
+    let change = |(name, value): (&str, &str)| {
         let sides = [before, after].map(|rules| rules.and_then(|rules| requirement(rules, name, value)));
         let [one, other] = sides.each_ref().map(|it| it.as_ref().unwrap_or(&nothing));
         let (denied, allowed) = (callers(Some(one), Some(other)), callers(Some(other), Some(one)));
@@ -59,8 +59,15 @@ pub(super) fn changes(old: &AbilityMap, new: &AbilityMap, class: &PathClass, pat
         let requirements = (text(&sides[0]), text(&sides[1]));
         let change = QueryChange { path: path.to_owned(), subject, requirements, denied, allowed };
         (change.denied.is_some() || change.allowed.is_some()).then_some(change)
-    });
-    changes.collect()
+    };
+    let changes: Vec<QueryChange> = samples.filter_map(change).collect();
+    if !changes.is_empty() {
+        return changes;
+    }
+    // With another separator, or none, several values are one that is not listed.
+    let separated: BTreeSet<(&str, String)> =
+        [before, after].into_iter().flatten().flat_map(QueryRules::separated).collect();
+    separated.iter().filter_map(|(name, value)| change((name, value))).collect()
 }
 
 fn route(map: &AbilityMap, number: Option<usize>) -> Option<&Route> {

@@ -288,6 +288,17 @@ impl QueryRules {
         })
     }
 
+    /// The listed parameters with a separator, each with a listed value twice and the separator between them.
+    pub fn separated(&self) -> impl Iterator<Item = (&str, String)> {
+        self.parameters.iter().filter_map(|rule| match &rule.check {
+            Check::Values { split: Some(split), values, .. } => {
+                let (value, _) = values.first()?;
+                Some((&*rule.name, format!("{value}{split}{value}")))
+            }
+            Check::Values { .. } | Check::Any(_) => None,
+        })
+    }
+
     /// Whether a parameter with this name and value is denied to every token, or rejected.
     pub fn denies(&self, name: &str, value: &str) -> bool {
         self.needs_of(name, value).is_none_or(|needs| matches!(needs.kind(), RequirementKind::Deny))
@@ -332,8 +343,10 @@ impl QueryRules {
                 None => self.others.map_or(Ok(()), &mut visit)?,
                 Some(ParameterRule { check: Check::Any(number), .. }) => visit(*number)?,
                 Some(rule @ ParameterRule { check: Check::Values { split, values, others }, .. }) => {
-                    // Some applications take the keys of `include[renters]=1` as values.
-                    for key in parameter.keys().skip(rule.keys().count()).filter(|key| !is_index(key)) {
+                    // Some applications take the keys of `include[renters]=1` as values. An index is one if it is listed.
+                    let is_value =
+                        |key: &&str| !is_index(key) || values.iter().any(|(listed, _)| **listed == **key);
+                    for key in parameter.keys().skip(rule.keys().count()).filter(is_value) {
                         check_value(key, values, *others, &mut visit)?;
                     }
                     let value = parameter.value()?;
@@ -389,8 +402,12 @@ fn check_value(
     match listed.or(others) {
         Some(number) => visit(number),
         None => {
-            let trimmed = value.trim_matches(|it: char| !it.is_ascii_graphic());
-            let mut similar = values.iter().filter(|(listed, _)| listed.eq_ignore_ascii_case(trimmed));
+            let folded = |text: &str| {
+                let is_blank = |it: char| !it.is_ascii_graphic() && !it.is_alphanumeric();
+                text.trim_matches(is_blank).to_lowercase()
+            };
+            let sent = folded(value);
+            let mut similar = values.iter().filter(|(listed, _)| folded(listed) == sent);
             similar.try_for_each(|(_, number)| visit(*number))
         }
     }

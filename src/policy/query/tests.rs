@@ -177,6 +177,28 @@ fn listed_values_cover_similar_spellings_if_others_are_allowed() {
 }
 
 #[test]
+fn similar_spellings_of_other_letters_are_covered() {
+    let rules = rules(&[("tag", values(None, &[("café", "a")], false))], false);
+    for query in
+        ["tag=caf%C3%A9", "tag=+caf%C3%A9", "tag=caf%C3%A9%20", "tag=CAF%C3%89", "tag=%C2%A0caf%C3%A9"]
+    {
+        assert_eq!(subjects(&rules, query).as_deref(), Ok("tag=café"), "{query}");
+    }
+    assert_eq!(subjects(&rules, "tag=caf").as_deref(), Ok(""));
+}
+
+/// An index is the place of a value, unless the map lists it as one.
+#[test]
+fn listed_index_is_a_value() {
+    let rules = rules(&[("type", values(None, &[("2", "a")], false))], false);
+    for (query, expected) in
+        [("type[2]=1", "type=2"), ("type[2]=", "type=2"), ("type[3]=2", "type=2"), ("type[3]=1", "")]
+    {
+        assert_eq!(subjects(&rules, query).as_deref(), Ok(expected), "{query}");
+    }
+}
+
+#[test]
 fn longest_name_applies() {
     let rules = rules(&[("fields", requires("deny")), ("fields[items]", requires("public"))], false);
     for (query, expected) in [
