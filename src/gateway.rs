@@ -270,8 +270,7 @@ impl Gateway {
         if let Some(tokens) = &self.limiter.tokens {
             let Verdict { id, abilities, .. } = &cached.verdict;
             let limit = cached.limit.get_or_init(|| tokens.limit(cached.verdict.identity(), started));
-            let is_tunnel = tunnel.is_some();
-            let request = TokenRequest { now: started, id, abilities, requirement, is_tunnel };
+            let request = TokenRequest { now: started, id, abilities, requirement };
             record.in_flight = limit.take(tokens, &request).map_err(Refusal::TooManyAttempts)?;
         }
         Ok(tunnel)

@@ -59,6 +59,8 @@ impl Gateway {
         if let Some(upgrade) = upgrade.take()
             && response.status() == StatusCode::SWITCHING_PROTOCOLS
         {
+            // From now on it is a tunnel, which `limits.tunnels_per_token` counts.
+            record.in_flight = None;
             if let Some(backend) = lease.into_upgraded() {
                 let decided_by = Rc::clone(self);
                 tunnel.set(Some(Box::new(Tunnel { upgrade: *upgrade, decided_by, record, backend })));
@@ -142,7 +144,6 @@ impl Gateway {
             id,
             abilities,
             requirement: route.and_then(|route| route.rule(&record.method)).map(|rule| &rule.requirement),
-            is_tunnel: false,
         };
         limit.fields(tokens, &request).append(fields);
     }

@@ -128,8 +128,6 @@ pub struct TokenRequest<'a> {
     pub abilities: &'a Abilities,
     /// The requirement of its rule; `None` if shadow mode forwards a request without one.
     pub requirement: Option<&'a Requirement>,
-    /// Whether it asks for a tunnel.
-    pub is_tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -147,7 +145,7 @@ struct InFlightLimit {
 
 impl TokenLimit {
     /// Takes one request. `tokens` made this limit. The guard counts the request as in flight until it is dropped; `None`
-    /// for a tunnel and if `in_flight` is off.
+    /// if `in_flight` is off.
     ///
     /// # Errors
     /// The first of its limits that is exceeded. The others are not reduced then, unless two requests contend for the
@@ -169,10 +167,7 @@ impl TokenLimit {
         for (limit, _, bucket) in self.buckets(further, tokens, request) {
             bucket.check(now).map_err(|wait| refuse(limit, bucket, wait))?;
         }
-        let guard = match &further.in_flight {
-            Some(limit) if !request.is_tunnel => Some(limit.admit()?),
-            _ => None,
-        };
+        let guard = further.in_flight.as_ref().map(InFlightLimit::admit).transpose()?;
         for (limit, _, bucket) in self.buckets(further, tokens, request) {
             bucket.take(now).map_err(|wait| refuse(limit, bucket, wait))?;
         }

@@ -69,6 +69,37 @@ fn token_over_its_requests_in_flight_is_429() {
     assert!(env.backend.has_no_connection(), "refused requests did not reach the backend");
 }
 
+/// Whoever asks for a tunnel and gets a response instead has a request in flight, whether it reads the response or not.
+#[test]
+fn handshake_counts_until_it_is_a_tunnel() {
+    let mut env = manual(&limited(1));
+    let handshake = GET.replace(
+        "\r\n\r\n",
+        "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    let mut client = env.gateway.client();
+    client.send(&handshake);
+    let (mut backend, _) = env.backend.request();
+    assert_eq!(env.status(ITEMS, "1|writer"), 429);
+    backend.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndo");
+    client.read_head();
+    assert_eq!(env.status(ITEMS, "1|writer"), 429, "the response has not ended");
+    backend.send("ne");
+    client.read_exact(&mut [0; 4]);
+    // Over the connections that both sides have kept.
+    client.send(&handshake);
+    backend.request();
+    backend.send(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    );
+    client.read_head();
+    let (mut third, mut backend) = env.in_flight();
+    backend.send(ANSWER);
+    assert_eq!(third.response().status, 200, "a tunnel is no request in flight");
+}
+
 #[test]
 fn streams_of_one_http2_connection_count() {
     let mut env = manual(&format!("listen:\n  h2c: true\n{}", limited(3)));

@@ -51,16 +51,16 @@ impl TokenLimits {
 
 impl Held<'_> {
     /// Takes a request of a rule without abilities.
-    fn take(&self, now: Instant, is_tunnel: bool) -> Result<Option<CountGuard>, Exceeded> {
+    fn take(&self, now: Instant) -> Result<Option<CountGuard>, Exceeded> {
         let Self { tokens, limit, id, abilities } = self;
-        limit.take(tokens, &TokenRequest { now, id, abilities, requirement: None, is_tunnel })
+        limit.take(tokens, &TokenRequest { now, id, abilities, requirement: None })
     }
 
     /// Takes a request of a rule with this requirement.
     fn take_by(&self, requirement: &Requirement, now: Instant) -> Result<(), Limit> {
         let Self { tokens, limit, id, abilities } = self;
         let requirement = Some(requirement);
-        let request = TokenRequest { now, id, abilities, requirement, is_tunnel: false };
+        let request = TokenRequest { now, id, abilities, requirement };
         limit.take(tokens, &request).map(drop).map_err(|exceeded| exceeded.limit)
     }
 }
@@ -88,7 +88,7 @@ fn tokens() -> TokenLimits {
 }
 
 fn take_all(limit: &Held<'_>, now: Instant) -> usize {
-    (0..).take_while(|_| limit.take(now, false).is_ok()).count()
+    (0..).take_while(|_| limit.take(now).is_ok()).count()
 }
 
 #[test]
@@ -121,8 +121,8 @@ fn tokens_with_one_id_share_a_bucket_whatever_their_names() {
     let limit = |id, name| tokens.of(id, name, now);
     let (one, other) = (limit("1", None), limit("1", Some("renamed")));
     for _ in 0..10 {
-        one.take(now, false).unwrap();
-        other.take(now, false).unwrap();
+        one.take(now).unwrap();
+        other.take(now).unwrap();
     }
     let third = limit("1", Some("again"));
     assert_eq!((take_all(&one, now), take_all(&other, now), take_all(&third, now)), (0, 0, 0));
@@ -162,7 +162,7 @@ fn threads_share_a_bucket() {
     let counts = std::thread::scope(|scope| {
         let worker = || {
             let limit = tokens.of("1", None, now);
-            (0..1000).filter(|_| limit.take(now, false).is_ok()).count()
+            (0..1000).filter(|_| limit.take(now).is_ok()).count()
         };
         let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().map(|worker| worker.join().unwrap()).sum::<usize>()
@@ -183,7 +183,7 @@ fn in_flight() -> TokenLimits {
 }
 
 fn in_flight_of(limit: &Held<'_>, now: Instant) -> Vec<CountGuard> {
-    (0..20).map_while(|_| limit.take(now, false).ok().flatten()).collect()
+    (0..20).map_while(|_| limit.take(now).ok().flatten()).collect()
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn requests_in_flight_are_limited_by_id_and_lowered_by_name() {
         let limit = tokens.of(id, name, now);
         let guards = in_flight_of(&limit, now);
         assert_eq!(guards.len(), expected, "{id} {name:?}");
-        let refused = limit.take(now, false);
+        let refused = limit.take(now);
         if expected == 0 {
             assert!(refused.unwrap().is_none(), "unlimited");
             continue;
@@ -210,7 +210,6 @@ fn requests_in_flight_are_limited_by_id_and_lowered_by_name() {
         let refused = refused.unwrap_err();
         assert_eq!((refused.limit, refused.allowed), (Limit::InFlight, expected as u32));
         assert_eq!(refused.retry_after, 1);
-        assert!(limit.take(now, true).unwrap().is_none(), "a tunnel does not count");
         drop(guards);
         assert_eq!(in_flight_of(&limit, now).len(), expected);
     }
@@ -253,14 +252,14 @@ fn refused_request_reduces_no_other_limit() {
         ..settings(Allowance { in_flight: 1.try_into().ok(), ..allowance(rate(1, 5)) })
     });
     let limit = tokens.of("1", Some("slow"), now);
-    let guard = limit.take(now, false).unwrap();
+    let guard = limit.take(now).unwrap();
     for _ in 0..10 {
-        assert_eq!(limit.take(now, false).unwrap_err().limit, Limit::InFlight);
+        assert_eq!(limit.take(now).unwrap_err().limit, Limit::InFlight);
     }
     drop(guard);
-    drop(limit.take(now, false).unwrap());
+    drop(limit.take(now).unwrap());
     for _ in 0..10 {
-        assert_eq!(limit.take(now, false).unwrap_err().limit, Limit::ByName);
+        assert_eq!(limit.take(now).unwrap_err().limit, Limit::ByName);
     }
     let renamed = tokens.of("1", None, now);
     assert_eq!(take_all(&renamed, now), 3, "of 5, two were served");
@@ -329,10 +328,10 @@ fn tokens_of_a_workspace_share_its_rate() {
     let of = |id, workspace| tokens.of_workspace(id, None, workspace, now);
     let (one, other) = (of("1", Some("w")), of("2", Some("w")));
     for _ in 0..4 {
-        one.take(now, false).unwrap();
+        one.take(now).unwrap();
     }
     assert_eq!(take_all(&other, now), 6, "together 10");
-    assert_eq!(one.take(now, false).unwrap_err().limit, Limit::ByWorkspace);
+    assert_eq!(one.take(now).unwrap_err().limit, Limit::ByWorkspace);
     assert_eq!(take_all(&of("8", Some("w")), now), 0, "`by_id` without a rate");
     assert_eq!(take_all(&of("7", Some("w")), now), 30, "a rate of its own");
     assert_eq!(take_all(&of("3", Some("v")), now), 10, "another workspace");
