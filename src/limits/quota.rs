@@ -137,7 +137,14 @@ impl QuotaCounter {
     /// # Errors
     /// If they do not.
     pub fn check(&self, window: Window, max: NonZeroU32) -> Result<(), Exhausted> {
-        if self.used(window).count < u64::from(max.get()) { Ok(()) } else { Err(Exhausted) }
+        let packed = self.used.load(Relaxed);
+        let used = Used::unpack(packed).within(window);
+        if used.count < u64::from(max.get()) {
+            return Ok(());
+        }
+        // A count that began while the clock was ahead ends with this window, too.
+        let _ = self.used.compare_exchange(packed, used.pack(), Relaxed, Relaxed);
+        Err(Exhausted)
     }
 
     /// Takes one request of `max`.

@@ -75,6 +75,15 @@ fn count_survives_clocks_that_disagree_and_changed_periods() {
 }
 
 #[test]
+fn exhausted_quota_of_a_clock_that_was_ahead_ends_with_its_window() {
+    let counter = QuotaCounter::default();
+    let hour = |hour: u64| Window { start: hour, end: hour + 1 };
+    assert_eq!(take_all(&counter, hour(900), 3), 3);
+    assert_eq!(counter.check(hour(34), max(3)), Err(Exhausted), "the clock was corrected");
+    assert_eq!(counter.check(hour(35), max(3)), Ok(()));
+}
+
+#[test]
 fn counts_of_a_file_are_added_once() {
     let (counts, window) = (QuotaCounts::default(), Window { start: 24, end: 48 });
     let counter = counts.of("1", window);
