@@ -161,7 +161,8 @@ impl Share {
         let demand = demand * HEADROOM + usage.missing;
         self.want = (demand * f64::from(TOTAL)).clamp(0.0, f64::from(TOTAL)) as u32;
         let is_idle = usage.requests == 0;
-        self.idle_reports = if is_idle { self.idle_reports + 1 } else { self.idle_reports.saturating_sub(2) };
+        self.idle_reports =
+            if is_idle { self.idle_reports.saturating_add(1) } else { self.idle_reports.saturating_sub(2) };
         self.idle_reports < IDLE_REPORTS
     }
 

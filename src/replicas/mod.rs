@@ -4,7 +4,7 @@
 //! Redis, and publishes the revocation with it. By the epoch, a replica detects whether it missed an earlier message,
 //! also after a reconnection. Missed revocations cannot be recovered: the replica introspects all tokens again
 //! ([`Revocation::Missed`]), which is always safe. So Redis stores a single number, and nothing written there can do
-//! more than revoke, or throttle if rate limits are shared.
+//! more than revoke. What shared rate limits store is described in [`shares`].
 //!
 //! A Redis stream would deliver missed revocations, but it must be stored and trimmed, and a trimmed stream needs the
 //! same fallback.

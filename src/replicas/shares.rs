@@ -3,8 +3,8 @@
 //! Each exchange is one Lua script per 128 limits, which is atomic. It has a connection of its own, so that it neither
 //! waits for revocations nor delays them.
 //!
-//! What Redis answers can only throttle: a share is never more than what was asked for, nor that more than the
-//! configured rate.
+//! A hostile Redis can throttle, or let each replica allow the whole configured rate, never more: a share is never more
+//! than what was asked for, which is at most the configured rate.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -282,7 +282,8 @@ fn parse(answer: &Value, count: usize) -> Option<(u32, Vec<Grant>)> {
     let grants = grants.iter().map(|grant| {
         let Value::Array(numbers) = grant else { return None };
         let [share, pool, wants @ ..] = &**numbers else { return None };
-        if wants.len() > MAX_REPLICAS as usize {
+        // It lists the other replicas.
+        if wants.len() >= replicas as usize {
             return None;
         }
         let wants = wants.iter().map(number).collect::<Option<_>>()?;
