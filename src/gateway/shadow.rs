@@ -80,7 +80,8 @@ impl Gateway {
         };
         let tunnel = match &caller {
             Caller::Token(cached, _) => {
-                let requirement = routed.with_any_token().map(|state| state.requirement());
+                // Its abilities count as if the request were allowed, also if a parameter of its query is denied.
+                let requirement = map.requirement(found).ok();
                 self.limit(request, cached, requirement, record)?
             }
             Caller::Public | Caller::Unauthenticated(_) => self.count_tunnel(request, None, record)?,
