@@ -214,9 +214,8 @@ impl UpstreamBody {
             }
         }
         if self.fault.is_none() {
-            if downstream.is_stream()
-                && let Some(lease) = &mut self.lease
-            {
+            if let Some(lease) = &mut self.lease {
+                // Also over HTTP/1: reading ahead may have left a smaller limit.
                 lease.limit_reads(downstream.response_read_room());
             }
             match ready!(self.poll_backend(context)) {
