@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::http2::{Http2Client, INITIAL_WINDOW_SIZE};
@@ -333,6 +334,31 @@ fn clients_of_a_public_route_are_callers_by_address() {
     // And another address is another caller.
     let mut client = RawClient::connect_from("127.0.0.2", env.gateway.address());
     assert_eq!(client.request("GET", "/open", &[], b"").status, 200);
+}
+
+/// A connection with free slots serves its worker, also while another worker waits for one that it cannot have.
+#[test]
+fn waiting_worker_does_not_retire_the_http2_connection_of_another() {
+    let backend = Http2Upstream::start();
+    backend.answer(|seen| {
+        let is_long = seen.path.contains("long");
+        let pieces = vec![Bytes::from_static(b"piece"); if is_long { 60 } else { 1 }];
+        Reply { status: 200, pieces, pause: Duration::from_millis(100), ..Reply::default() }
+    });
+    let env = TestEnv::builder()
+        .backend(backend)
+        .yaml(MAP)
+        .yaml("backend:\n  max_connections: 1\n  queue_timeout: 500ms\n")
+        .start();
+    let mut long = env.gateway.client();
+    long.send("GET /open?long HTTP/1.1\r\nHost: a\r\n\r\n");
+    long.read_head();
+    let mut clients: Vec<RawClient> = (0..4).map(|_| env.gateway.client()).collect();
+    let mut round =
+        || -> Vec<u16> { clients.iter_mut().map(|client| client.get("/open", None).status).collect() };
+    let (first, second) = (round(), round());
+    assert!(first.contains(&200) && first.contains(&503), "both workers have clients: {first:?}");
+    assert_eq!(first, second);
 }
 
 #[test]

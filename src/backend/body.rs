@@ -208,22 +208,24 @@ impl Streaming {
         {
             // Backends that do not read keep the client from sending.
             self.stop_waiting(0);
+            self.note_not_awaited();
             return Poll::Pending;
         }
         let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                if self.upload.awaited_since.get().is_none() {
+                let (state, since) = (&self.downstream.state, self.upload.awaited_since.get());
+                if since.is_none() || state.awaits_body_since() != since {
                     let now = Some(Instant::now());
                     self.upload.awaited_since.set(now);
-                    self.downstream.state.set_awaits_body_since(now);
+                    state.set_awaits_body_since(now);
                 }
                 return self.poll_waiting(context).map(|fault| Some(Err(self.fail(fault))));
             }
         };
         let received = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
         self.stop_waiting(received);
-        self.downstream.state.set_awaits_body_since(None);
+        self.note_not_awaited();
         self.upload.awaited_since.set(None);
         self.upload.taken.set(true);
         match frame {
@@ -276,6 +278,15 @@ impl Streaming {
         self.idle.progressed();
         if let Some(rate) = &mut self.rate {
             rate.received(received, Instant::now);
+        }
+    }
+
+    /// Records that nothing is awaited from the client. On a connection whose next request has begun, that may be the next
+    /// body, which this one leaves alone.
+    fn note_not_awaited(&self) {
+        let state = &self.downstream.state;
+        if state.awaits_body_since() == self.upload.awaited_since.get() {
+            state.set_awaits_body_since(None);
         }
     }
 

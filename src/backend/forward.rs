@@ -163,7 +163,10 @@ impl Backend {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no connection to the backend");
                 if error.is_exhausted() { Refusal::Overloaded } else { Refusal::BackendUnreachable }
             })?;
-            once_more &= lease.is_stream();
+            if lease.is_kept() && !exchange.call.is_repeatable() && lease.has_ended() {
+                continue;
+            }
+            once_more &= lease.is_stream() || lease.is_kept();
             match self.attempt(lease, exchange, Instant::now()).await {
                 Ok(()) => return Ok(()),
                 Err(Failure { may_repeat: true, .. }) if once_more => once_more = false,
@@ -188,11 +191,12 @@ impl Backend {
         {
             let mut sending = std::pin::pin!(lease.send(*request, call));
             let over = poll_fn(|context| {
-                if let Poll::Ready(head) = sending.as_mut().poll(context) {
-                    received = Some(head);
+                // First, since a response that arrives now would keep the connection for as long as its client stalls.
+                if state.is_reclaimed() {
                     return Poll::Ready(());
                 }
-                if state.is_reclaimed() {
+                if let Poll::Ready(head) = sending.as_mut().poll(context) {
+                    received = Some(head);
                     return Poll::Ready(());
                 }
                 if state.is_overdue() {

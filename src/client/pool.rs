@@ -74,7 +74,7 @@ pub struct Pool {
     number: usize,
     signal: Arc<PoolSignal>,
     /// The exchanges of users, if there is a bound.
-    exchanges: Exchanges,
+    exchanges: Rc<Exchanges>,
     clients: ClientAccounts,
     /// Connections that were granted to waiting requests, by their tickets.
     granted: RefCell<HashMap<Ticket, Lease>>,
@@ -143,6 +143,7 @@ impl Pool {
             })
         });
         let (number, signal) = bound.as_ref().map(|bound| bound.register()).unwrap_or_default();
+        let exchanges = Rc::new(Exchanges::new(bound.clone()));
         Rc::new(Self {
             connector,
             idle: RefCell::default(),
@@ -151,7 +152,7 @@ impl Pool {
             bound,
             number,
             signal,
-            exchanges: Exchanges::default(),
+            exchanges,
             clients: ClientAccounts::default(),
             granted: RefCell::default(),
             waiting: Cell::new(0),
@@ -172,7 +173,7 @@ impl Pool {
         if self.must_wait(user, || now) {
             return None;
         }
-        self.pop_http1(now).map(|connection| self.lease(Leased::Http1(connection), user, now))
+        self.pop_http1(now).map(|kept| self.lease(Leased::Http1(kept.connection), user, now))
     }
 
     /// Like [`take_http1`](Self::take_http1), or a stream of an HTTP/2 connection with a free slot.
@@ -181,7 +182,7 @@ impl Pool {
             return None;
         }
         let leased = match self.pop_http1(now) {
-            Some(connection) => Leased::Http1(connection),
+            Some(kept) => Leased::Http1(kept.connection),
             None => Leased::Http2(self.stream(self.http2_with_room(now)?)),
         };
         Some(self.lease(leased, user, now))
@@ -202,12 +203,12 @@ impl Pool {
         self.bound.as_ref().is_some_and(|bound| bound.must_wait(caller, now))
     }
 
-    fn pop_http1(&self, now: Instant) -> Option<Box<Connection>> {
+    fn pop_http1(&self, now: Instant) -> Option<IdleConnection> {
         let mut idle = self.idle.borrow_mut();
         let mut usable = None;
         while let Some(mut kept) = idle.pop() {
             if kept.is_usable(now, self.idle_timeout) {
-                usable = Some(kept.connection);
+                usable = Some(kept);
                 break;
             }
         }
@@ -354,6 +355,9 @@ impl Pool {
                     if !http2_pool.declined.replace(true) {
                         tracing::warn!("the backend chose HTTP/1.1 although `backend.http2` is true");
                     }
+                    if let Some(bound) = &self.bound {
+                        bound.set_exchanges_per_connection(1);
+                    }
                     self.start_http1(stream, permit)
                 }
             }
@@ -404,6 +408,14 @@ impl Pool {
         };
         if let Some(idle) = connections.iter().position(is_idle) {
             connections.remove(idle);
+        }
+    }
+
+    /// Closes an HTTP/2 connection without a request.
+    fn close_http2(&self, connection: &Rc<Http2>) {
+        connection.retire();
+        if let Some(http2_pool) = &self.http2 {
+            http2_pool.connections.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
         }
     }
 
@@ -480,9 +492,9 @@ impl Pool {
         }
     }
 
-    fn keep_idle(&self, connection: Box<Connection>, now: Instant) {
+    fn keep_idle(&self, connection: Box<Connection>, since: Instant) {
         let mut idle = self.idle.borrow_mut();
-        idle.push(IdleConnection { connection, since: now });
+        idle.push(IdleConnection { connection, since });
         self.signal.idle.store(idle.len(), Relaxed);
     }
 

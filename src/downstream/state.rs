@@ -186,6 +186,7 @@ impl ConnectionState {
 
     /// Records that a request's head is complete.
     pub fn begin_request(&self, now: Instant) {
+        self.reclaimed.set(false);
         self.enter(ConnectionPhase::Serving, now);
     }
 

@@ -303,12 +303,16 @@ impl ConnectionBound {
     /// Lets waiting requests open connections, as long as there is room.
     pub(super) fn grant_free(self: &Arc<Self>) {
         let now = Instant::now();
-        while self.take_free() {
+        while !self.is_full() {
             let taken = {
                 let queue = &mut self.state().queue;
                 let best = queue.best(|waiter| self.rank(&waiter.account, now), |_| true);
-                let best = best.map(|it| (it.caller, it.ticket));
-                best.and_then(|(caller, ticket)| self.take(queue, caller, ticket))
+                let Some((caller, ticket)) = best.map(|it| (it.caller, it.ticket)) else { return };
+                // Only for somebody: whoever looks for a free place meanwhile must not miss this one.
+                if !self.take_free() {
+                    return;
+                }
+                self.take(queue, caller, ticket)
             };
             let Some((guard, waiter)) = taken else {
                 self.free.fetch_add(1, SeqCst);
@@ -333,7 +337,8 @@ impl ConnectionBound {
             let local = queue.best(rank, |waiter| suits(waiter) && waiter.worker == worker);
             let may_wait = now.saturating_duration_since(chosen.waiter.since) < YIELD_INTERVAL;
             match local {
-                Some(local) if may_wait && local.rank == chosen.rank => chosen = local,
+                // A slot of a connection is of no use to another worker.
+                Some(local) if is_stream || may_wait && local.rank == chosen.rank => chosen = local,
                 _ => return Next::Elsewhere,
             }
         }
@@ -354,7 +359,8 @@ impl ConnectionBound {
         let is_present = |account: &Arc<SharedAccount>| account.in_use() > 0 || queue.has(account.number);
         let present = accounts.values().filter(|account| is_present(account)).count();
         let part = fair_part(self.capacity(), self.share(), present);
-        let deprived = queue.heads().filter(|waiter| waiter.account.in_use() < part.max(1));
+        let rank = |waiter: &Waiter| self.rank(&waiter.account, now);
+        let deprived = queue.heads().filter(|waiter| rank(waiter).is_some_and(|in_use| in_use < part.max(1)));
         let since = deprived.map(|waiter| waiter.since).min()?;
         let waited = now.saturating_duration_since(since);
         if waited >= STARVED {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Instant;
 
@@ -61,7 +61,7 @@ impl SharedAccount {
 
     /// The number of its exchanges that are not about to end.
     pub(super) fn staying(&self) -> usize {
-        self.in_use().saturating_sub(self.ending.load(Relaxed))
+        self.in_use().saturating_sub(self.ending.load(SeqCst))
     }
 
     /// Whether it gets no further connection at `now`, although there may be one.
@@ -112,11 +112,11 @@ impl CallerAccount {
     }
 
     pub(super) fn begin_to_end(&self) {
-        self.shared.ending.fetch_add(1, Relaxed);
+        self.shared.ending.fetch_add(1, SeqCst);
     }
 
     pub(super) fn has_ended(&self) {
-        self.shared.ending.fetch_sub(1, Relaxed);
+        self.shared.ending.fetch_sub(1, SeqCst);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::Pool;
-use super::bound::Contention;
+use super::bound::{ConnectionBound, Contention};
 use super::caller::CallerAccount;
 use crate::downstream::Downstream;
 
@@ -33,8 +33,11 @@ pub struct ConnectionUser<'a> {
 }
 
 /// The exchanges of one worker's pool.
-#[derive(Debug, Default)]
-pub(super) struct Exchanges(RefCell<Slab<Exchange>>);
+#[derive(Debug)]
+pub(super) struct Exchanges {
+    exchanges: RefCell<Slab<Exchange>>,
+    bound: Option<Arc<ConnectionBound>>,
+}
 
 #[derive(Debug)]
 struct Exchange {
@@ -76,13 +79,14 @@ struct Pace {
 
 /// An exchange, until it is dropped with its connection.
 pub(super) struct ExchangeGuard {
-    pool: Rc<Pool>,
+    // Not the pool: a tunnel may outlive it by hours.
+    all: Rc<Exchanges>,
     key: usize,
 }
 
 impl ExchangeGuard {
     /// Begins an exchange of `user`.
-    pub(super) fn new(pool: &Rc<Pool>, user: ConnectionUser<'_>, now: Instant) -> Self {
+    pub(super) fn new(all: &Rc<Exchanges>, user: ConnectionUser<'_>, now: Instant) -> Self {
         let ConnectionUser { caller, downstream } = user;
         caller.begin();
         downstream.state.begin_exchange();
@@ -92,13 +96,13 @@ impl ExchangeGuard {
             pace: Cell::new(Pace::new(Sample { at: now, bytes: downstream.state.progress() })),
             phase: Cell::new(Phase::Served),
         };
-        let key = pool.exchanges.0.borrow_mut().insert(exchange);
-        Self { pool: Rc::clone(pool), key }
+        let key = all.exchanges.borrow_mut().insert(exchange);
+        Self { all: Rc::clone(all), key }
     }
 
     /// Records that the exchange no longer depends on the client's connection.
     pub(super) fn detach(&self) {
-        if let Some(exchange) = self.pool.exchanges.0.borrow().get(self.key)
+        if let Some(exchange) = self.all.exchanges.borrow().get(self.key)
             && exchange.phase.get() == Phase::Served
         {
             exchange.phase.set(Phase::Detached);
@@ -108,13 +112,13 @@ impl ExchangeGuard {
 
 impl Drop for ExchangeGuard {
     fn drop(&mut self) {
-        let Self { pool, key } = self;
-        let Some(exchange) = pool.exchanges.0.borrow_mut().try_remove(*key) else { return };
+        let Self { all, key } = self;
+        let Some(exchange) = all.exchanges.borrow_mut().try_remove(*key) else { return };
         exchange.caller.end();
         if exchange.phase.get() == Phase::Ending {
             exchange.caller.has_ended();
         }
-        if let Some(bound) = &pool.bound
+        if let Some(bound) = &all.bound
             && bound.waiting() > 0
         {
             // It may have been its number of connections that a waiting request of the same caller waited for.
@@ -124,9 +128,13 @@ impl Drop for ExchangeGuard {
 }
 
 impl Exchanges {
+    pub(super) fn new(bound: Option<Arc<ConnectionBound>>) -> Self {
+        Self { exchanges: RefCell::default(), bound }
+    }
+
     /// Takes samples of the progress of all exchanges. Must be called about once per second.
     pub(super) fn sample(&self, now: Instant) {
-        for (_, exchange) in &*self.0.borrow() {
+        for (_, exchange) in &*self.exchanges.borrow() {
             exchange.update(now);
         }
     }
@@ -135,13 +143,18 @@ impl Exchanges {
     /// there were any.
     pub(super) fn reclaim(&self, Contention { part, is_long }: Contention, now: Instant) -> bool {
         let mut any = false;
-        for (_, exchange) in &*self.0.borrow() {
+        for (_, exchange) in &*self.exchanges.borrow() {
             let Exchange { caller, downstream, phase, .. } = exchange;
             let pace = exchange.update(now);
             let ends = pace.is_stalled(now) || is_long && pace.is_slow();
             if ends && phase.get() == Phase::Served && caller.shared.staying() > part {
-                phase.set(Phase::Ending);
                 caller.begin_to_end();
+                if caller.shared.staying() < part {
+                    // Another worker has ended one at the same time.
+                    caller.has_ended();
+                    continue;
+                }
+                phase.set(Phase::Ending);
                 caller.shared.confine(part, now + CONFINEMENT);
                 downstream.state.reclaim();
                 any = true;

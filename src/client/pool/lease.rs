@@ -99,26 +99,34 @@ pub struct Lease {
     leased: Leased,
     pool: Rc<Pool>,
     is_last: bool,
+    /// Whether another request has returned it.
+    is_kept: bool,
     /// The place of the tunnel that it may become.
     tunnel: Option<TunnelPlace>,
 }
 
 impl Lease {
     pub(super) fn new(leased: Leased, pool: &Rc<Pool>) -> Self {
-        Self { leased, pool: Rc::clone(pool), is_last: false, exchange: None, tunnel: None }
+        Self { leased, pool: Rc::clone(pool), is_last: false, is_kept: false, exchange: None, tunnel: None }
     }
 
     /// Counts it as a connection of `user`.
     pub(super) fn begin_exchange(&mut self, user: ConnectionUser<'_>, now: Instant) {
-        self.exchange = Some(ExchangeGuard::new(&self.pool, user, now));
+        self.exchange = Some(ExchangeGuard::new(&self.pool.exchanges, user, now));
     }
 
     /// Like [`begin_exchange`](Self::begin_exchange), for a connection that another request has returned.
     pub(super) fn for_user(mut self, user: Option<ConnectionUser<'_>>) -> Self {
+        self.is_kept = true;
         if let Some(user) = user {
             self.begin_exchange(user, Instant::now());
         }
         self
+    }
+
+    /// Whether another request has returned it, so that its server may have closed it.
+    pub const fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     /// Keeps the place of a tunnel for as long as the connection is in use.
@@ -313,7 +321,7 @@ impl Lease {
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
-        let Self { leased, pool, is_last, exchange, tunnel: _ } = self;
+        let Self { leased, pool, is_last, exchange, .. } = self;
         let mut connection = match leased {
             Leased::Http1(connection) => connection,
             Leased::Http2(stream) => return stream.end(&pool, is_last, exchange),

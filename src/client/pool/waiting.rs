@@ -12,7 +12,7 @@ use super::caller::{CallerAccount, CallerKey, GrantGuard};
 use super::exchanges::ConnectionUser;
 use super::fair_queue::Ticket;
 use super::lease::{Connection, Lease, Leased};
-use super::{Pool, YIELD_INTERVAL};
+use super::{IdleConnection, Pool, YIELD_INTERVAL};
 use crate::client::error::LeaseError;
 use crate::client::tls::OfferedProtocols;
 
@@ -59,7 +59,8 @@ impl Pool {
         if !self.must_wait(user, || begun)
             && let Some(permit) = bound.acquire()
         {
-            return Ok(Place::Permit(permit, None));
+            let guard = user.map(|user| GrantGuard::new(Arc::clone(&user.caller.shared)));
+            return Ok(Place::Permit(permit, guard));
         }
         let nobody;
         let caller = match user {
@@ -126,9 +127,9 @@ impl Pool {
 
     /// Offers idle connections to waiting requests.
     pub(super) fn offer_idle(self: &Rc<Self>, now: Instant) {
-        while let Some(connection) = self.pop_http1(now) {
+        while let Some(IdleConnection { connection, since }) = self.pop_http1(now) {
             if let Some(connection) = self.offer(connection, now) {
-                self.keep_idle(connection, now);
+                self.keep_idle(connection, since);
                 break;
             }
         }
@@ -143,8 +144,8 @@ impl Pool {
             match bound.next(self.number, true, now) {
                 Next::Nobody => break,
                 Next::Elsewhere => {
-                    if self.should_yield(now) {
-                        connection.retire();
+                    if connection.idle_since().is_some() && self.should_yield(now) {
+                        self.close_http2(&connection);
                     }
                     break;
                 }
