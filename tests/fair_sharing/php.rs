@@ -30,7 +30,7 @@ abilities:
 const ATTACKER: &str = "1|attacker";
 
 /// Time of each measurement.
-const MEASURED: Duration = Duration::from_secs(6);
+const MEASURED: Duration = Duration::from_secs(8);
 
 /// Smallest percentile that is compared: below it the scheduler of a loaded machine decides.
 const FLOOR: Duration = Duration::from_millis(50);
