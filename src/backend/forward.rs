@@ -38,7 +38,7 @@ pub struct UpstreamExchange<'a> {
     pub address: Option<Option<IpAddr>>,
     /// Receives the response: it is large, and returning it would copy it.
     pub response: &'a mut Option<UpstreamResponse>,
-    /// Who counts as the user of the connection; `None` if `backend.max_connections` is not set.
+    /// The user of the connection; `None` if `backend.max_connections` is not set.
     pub user: Option<ConnectionUser<'a>>,
     /// Receives the time for which the request has waited for a connection, if it had to.
     pub queued: Option<Duration>,

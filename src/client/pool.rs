@@ -21,6 +21,7 @@ use super::http2::Http2;
 use super::tls::OfferedProtocols;
 use crate::policy::client::ClientNetwork;
 
+mod addresses;
 mod bound;
 mod caller;
 mod exchanges;
@@ -48,9 +49,6 @@ const YIELD_INTERVAL: Duration = Duration::from_millis(50);
 /// How many HTTP/2 connections that end before use a request waits for. A restarting backend ends one; one that ends
 /// every connection would otherwise be retried without limit.
 const MAX_ENDED_CONNECTIONS: usize = 3;
-
-/// Shortest time between two lookups of the destination's name while there are connections.
-const RESOLVE_INTERVAL: Duration = Duration::from_millis(900);
 
 /// The numbers of open connections of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,7 +168,7 @@ impl Pool {
     ///
     /// In a pool with a bound, `user` takes it; it waits for its turn instead while others wait.
     pub fn take_http1(self: &Rc<Self>, now: Instant, user: Option<ConnectionUser<'_>>) -> Option<Lease> {
-        if self.must_wait(user, || now) {
+        if self.must_wait(user, now) {
             return None;
         }
         self.pop_http1(now).map(|kept| self.lease(Leased::Http1(kept.connection), user, now))
@@ -178,7 +176,7 @@ impl Pool {
 
     /// Like [`take_http1`](Self::take_http1), or a stream of an HTTP/2 connection with a free slot.
     pub fn take_idle(self: &Rc<Self>, now: Instant, user: Option<ConnectionUser<'_>>) -> Option<Lease> {
-        if self.must_wait(user, || now) {
+        if self.must_wait(user, now) {
             return None;
         }
         let leased = match self.pop_http1(now) {
@@ -198,7 +196,7 @@ impl Pool {
         lease
     }
 
-    fn must_wait(&self, user: Option<ConnectionUser<'_>>, now: impl FnOnce() -> Instant) -> bool {
+    fn must_wait(&self, user: Option<ConnectionUser<'_>>, now: Instant) -> bool {
         let caller = user.map(|user| &**user.caller);
         self.bound.as_ref().is_some_and(|bound| bound.must_wait(caller, now))
     }
@@ -270,11 +268,12 @@ impl Pool {
         let begun = Instant::now();
         let mut ended = 0;
         loop {
-            if let Some(lease) = self.take_idle(Instant::now(), user) {
+            let now = Instant::now();
+            if let Some(lease) = self.take_idle(now, user) {
                 return Ok(lease);
             }
             let is_full = self.bound.as_ref().is_some_and(|bound| bound.is_full());
-            if http2_pool.declined.get() || is_full || self.must_wait(user, Instant::now) {
+            if http2_pool.declined.get() || is_full || self.must_wait(user, now) {
                 return self.connect_own(OfferedProtocols::Any, user).await;
             }
             if begun.elapsed() >= self.timeout {
@@ -419,39 +418,6 @@ impl Pool {
         }
     }
 
-    /// Looks up the destination's name, and retires connections to addresses that it no longer has; their requests
-    /// continue. Sends no query while the cached response is valid.
-    fn resolve_again(self: &Rc<Self>, now: Instant) {
-        let due =
-            self.resolved_at.get().is_none_or(|at| now.saturating_duration_since(at) >= RESOLVE_INTERVAL);
-        if !due || !self.connector.has_name() || self.is_resolving.replace(true) {
-            return;
-        }
-        self.resolved_at.set(Some(now));
-        let pool = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            if let Some(addresses) = pool.connector.addresses().await {
-                pool.set_addresses(addresses);
-            }
-            pool.is_resolving.set(false);
-        });
-    }
-
-    fn set_addresses(&self, addresses: Addresses) {
-        let has = |address: Option<IpAddr>| address.is_none_or(|address| addresses.include(address));
-        self.idle.borrow_mut().retain(|kept| has(kept.connection.address));
-        if let Some(http2_pool) = &self.http2 {
-            http2_pool.connections.borrow_mut().retain(|connection| {
-                let stays = has(connection.remote_address());
-                if !stays {
-                    connection.retire();
-                }
-                stays
-            });
-        }
-        *self.addresses.borrow_mut() = addresses;
-    }
-
     /// Closes connections that are dead or were idle for too long. Must be called about once per second.
     pub fn sweep(self: &Rc<Self>, now: Instant) {
         if self.open.get() > 0 {
@@ -501,23 +467,6 @@ impl Pool {
     /// Whether another worker waits for a connection.
     fn other_workers_wait(&self) -> bool {
         self.bound.as_ref().is_some_and(|bound| bound.waiting() > self.waiting.get())
-    }
-
-    /// Adds the address of a new connection to those of the name.
-    fn add_address(&self, address: Option<IpAddr>) {
-        let mut addresses = self.addresses.borrow_mut();
-        if let Some(address) = address
-            && !addresses.known.is_empty()
-            && !addresses.known.contains(&address)
-        {
-            addresses.known.push(address);
-        }
-    }
-
-    /// Whether the destination's name is known to no longer have the address of a connection.
-    fn has_moved(&self, address: Option<IpAddr>) -> bool {
-        let addresses = self.addresses.borrow();
-        !addresses.known.is_empty() && address.is_some_and(|address| !addresses.include(address))
     }
 
     /// Whether to close a reusable connection so that another worker can open one: this worker would otherwise never

@@ -23,8 +23,8 @@ const STARVED: Duration = Duration::from_millis(500);
 /// Wait after which even clients that make some progress are too slow to keep the connections of others.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// Time for which they get none after that, or after stalled exchanges were ended: whoever waited has short requests, which
-/// would otherwise find each connection that they return taken.
+/// Time for which they get none after that, or after stalled exchanges were ended. A caller that returns its connection after
+/// each short request would otherwise find it taken by them.
 const BRIEF_CONFINEMENT: Duration = Duration::from_secs(10);
 
 /// The limits of a [`ConnectionBound`].
@@ -53,8 +53,8 @@ impl BoundSettings {
 pub struct ConnectionBound {
     settings: BoundSettings,
     workers: usize,
-    /// The number of connections that may be opened. Sequentially consistent with `waiting`: whoever frees a connection sees
-    /// the waiting request, or the request sees the connection.
+    /// The number of connections that may be opened. Sequentially consistent with `waiting`: either the thread that frees a
+    /// connection sees the waiting request, or the request sees the connection.
     free: AtomicUsize,
     /// The number of waiting requests.
     waiting: AtomicUsize,
@@ -136,10 +136,13 @@ impl Drop for TunnelPlace {
     }
 }
 
-/// Who gets a connection that a worker no longer uses.
+/// A request that left the queue: its ticket, its place in the count of its caller, and the channel for its grant.
+pub(super) type Served = (Ticket, GrantGuard, oneshot::Sender<Grant>);
+
+/// The request that receives a connection which a worker no longer uses.
 pub(super) enum Next {
     /// A request of the same worker.
-    Here(Ticket, GrantGuard, oneshot::Sender<Grant>),
+    Here(Served),
     /// A request of another worker, which has to open one of its own.
     Elsewhere,
     /// No request that it suits.
@@ -229,10 +232,8 @@ impl ConnectionBound {
     }
 
     /// Whether a request of `caller` must wait for its turn, even if there is a free connection.
-    pub(super) fn must_wait(&self, caller: Option<&CallerAccount>, now: impl FnOnce() -> Instant) -> bool {
-        self.waiting() > 0
-            || caller
-                .is_some_and(|caller| caller.may_be_confined() && self.rank(&caller.shared, now()).is_none())
+    pub(super) fn must_wait(&self, caller: Option<&CallerAccount>, now: Instant) -> bool {
+        self.waiting() > 0 || caller.is_some_and(|caller| caller.shared.is_confined(now))
     }
 
     /// The permission to open a connection, if there is one.
@@ -308,7 +309,7 @@ impl ConnectionBound {
                 let queue = &mut self.state().queue;
                 let best = queue.best(|waiter| self.rank(&waiter.account, now), |_| true);
                 let Some((caller, ticket)) = best.map(|it| (it.caller, it.ticket)) else { return };
-                // Only for somebody: whoever looks for a free place meanwhile must not miss this one.
+                // After a request was found: a thread that looks for a free connection meanwhile must not miss this one.
                 if !self.take_free() {
                     return;
                 }
@@ -344,13 +345,13 @@ impl ConnectionBound {
         }
         let Candidate { caller, ticket, .. } = chosen;
         match self.take(queue, caller, ticket) {
-            Some((guard, waiter)) => Next::Here(ticket, guard, waiter.grant),
+            Some((guard, waiter)) => Next::Here((ticket, guard, waiter.grant)),
             None => Next::Nobody,
         }
     }
 
-    /// Whether a caller waits that has less than an equal part of the connections. If it waits for [`STARVED`], those that have more get none of the
-    /// connections that become free.
+    /// Whether a caller waits that has less than an equal part of the connections. If it waits for [`STARVED`], those that
+    /// have more get none of the connections that become free.
     pub(super) fn contention(&self, now: Instant) -> Option<Contention> {
         if self.waiting() == 0 {
             return None;

@@ -31,7 +31,7 @@ pub(super) struct SharedAccount {
     in_use: Box<[WorkerCount]>,
     /// Connections that were granted to waiting requests which have not taken them yet.
     granted: AtomicUsize,
-    /// Exchanges that were told to end.
+    /// Exchanges that are about to end, because the queue reclaims their connections.
     ending: AtomicUsize,
     /// Until when it is confined, in milliseconds since `epoch`; 0 if it never was.
     confined_until: AtomicU64,
@@ -92,11 +92,6 @@ pub struct CallerAccount {
 impl CallerAccount {
     pub(super) fn new(shared: Arc<SharedAccount>, worker: usize) -> Rc<Self> {
         Rc::new(Self { shared, worker })
-    }
-
-    /// Whether it was ever confined: then only [`SharedAccount::is_confined`] tells whether it still is.
-    pub(super) fn may_be_confined(&self) -> bool {
-        self.shared.confined_until.load(Relaxed) > 0
     }
 
     pub(super) fn begin(&self) {

@@ -53,7 +53,7 @@ enum Phase {
     Served,
     /// It no longer depends on the client's connection: a tunnel, or the rest of an upload after the response.
     Detached,
-    /// It was told to end.
+    /// It is about to end, because the queue reclaims its connection.
     Ending,
 }
 
@@ -268,7 +268,7 @@ mod tests {
             ([vec![(1_000_000, true); 5], vec![(0, true); 50]].concat(), Some(15)),
             ([vec![(0, true); 10], vec![(2000, true)], vec![(0, true); 50]].concat(), Some(21)),
             ([vec![(0, false); 30], vec![(0, true); 50]].concat(), Some(41)),
-            // Whoever waits now and then for the client does not wait for a second.
+            // Several short waits are not one wait of a second.
             ([(0, false), (0, true)].repeat(50), None),
         ] {
             assert_eq!(stalled_after(steps.iter().copied()), expected, "{steps:?}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use super::bound::{ConnectionBound, ConnectionPermit, Grant, Next};
+use super::bound::{ConnectionBound, ConnectionPermit, Grant, Next, Served};
 use super::caller::{CallerAccount, CallerKey, GrantGuard};
 use super::exchanges::ConnectionUser;
 use super::fair_queue::Ticket;
@@ -56,7 +56,7 @@ impl Pool {
         user: Option<ConnectionUser<'_>>,
     ) -> Result<Place, LeaseError> {
         let begun = Instant::now();
-        if !self.must_wait(user, || begun)
+        if !self.must_wait(user, begun)
             && let Some(permit) = bound.acquire()
         {
             let guard = user.map(|user| GrantGuard::new(Arc::clone(&user.caller.shared)));
@@ -116,13 +116,17 @@ impl Pool {
         match bound.next(self.number, false, now) {
             Next::Nobody => Some(connection),
             Next::Elsewhere => None,
-            Next::Here(ticket, guard, grant) => {
-                self.granted.borrow_mut().insert(ticket, Lease::new(Leased::Http1(connection), self));
-                // It is received, or `WaitGuard` takes the connection back.
-                let _ = grant.send(Grant::Returned(guard));
+            Next::Here(waiting) => {
+                self.hand_over(Leased::Http1(connection), waiting);
                 None
             }
         }
+    }
+
+    fn hand_over(self: &Rc<Self>, leased: Leased, (ticket, guard, grant): Served) {
+        self.granted.borrow_mut().insert(ticket, Lease::new(leased, self));
+        // The request receives it, or its `WaitGuard` takes the connection back.
+        let _ = grant.send(Grant::Returned(guard));
     }
 
     /// Offers idle connections to waiting requests.
@@ -136,8 +140,8 @@ impl Pool {
         self.offer_streams(now);
     }
 
-    /// Offers free slots of HTTP/2 connections to waiting requests. Retires a connection, now and then, for those of other
-    /// workers.
+    /// Offers free slots of HTTP/2 connections to waiting requests. Closes an idle connection, now and then, for those of
+    /// other workers.
     pub(super) fn offer_streams(self: &Rc<Self>, now: Instant) {
         let Some(bound) = self.bound.as_ref().filter(|bound| bound.waiting() > 0) else { return };
         while let Some(connection) = self.http2_with_room(now) {
@@ -149,11 +153,7 @@ impl Pool {
                     }
                     break;
                 }
-                Next::Here(ticket, guard, grant) => {
-                    let leased = Leased::Http2(self.stream(connection));
-                    self.granted.borrow_mut().insert(ticket, Lease::new(leased, self));
-                    let _ = grant.send(Grant::Returned(guard));
-                }
+                Next::Here(waiting) => self.hand_over(Leased::Http2(self.stream(connection)), waiting),
             }
         }
     }
