@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::ends_in_time;
 use super::ledger::{ABOUT, LedgerError, catch_panics, open_database};
 use crate::config::settings;
 use crate::limits::quota::{Changes, QuotaCounts, QuotaKey, Used, Window};
@@ -23,8 +24,6 @@ const FORMAT: &str = "quota 1";
 const CACHE_BYTES: usize = 1024 * 1024;
 /// How long a start or a reload waits until the counts are read. A disk that hangs does not delay it further.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the shutdown waits for the last write.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between two attempts to open the file, which another process may hold until it has drained.
 const OPEN_INTERVAL: Duration = Duration::from_secs(1);
 /// The minimum interval between log messages about failures.
@@ -168,11 +167,8 @@ impl QuotaWriter {
     pub fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((sender, handle)) = thread else { return };
-        let (started, was_sent) = (Instant::now(), sender.send(Command::Stop).is_ok());
-        while was_sent && !handle.is_finished() && started.elapsed() < SHUTDOWN_TIMEOUT {
-            thread::sleep(Duration::from_millis(5));
-        }
-        if !handle.is_finished() || handle.join().is_err() {
+        let was_sent = sender.send(Command::Stop).is_ok();
+        if !ends_in_time(handle, was_sent) {
             tracing::error!("quota: the last counts were not written");
         }
     }
@@ -272,14 +268,13 @@ impl Writer {
                 if self.failure_logged_at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
                     self.failure_logged_at = Some(now);
                     let error = &error as &dyn std::error::Error;
-                    match self.has_read {
-                        true => tracing::error!(error, "quota: the counts are not written"),
-                        false => {
-                            tracing::error!(
-                                error,
-                                "quota: earlier counts cannot be read yet; they are added later"
-                            );
-                        }
+                    if self.has_read {
+                        tracing::error!(error, "quota: the counts are not written");
+                    } else {
+                        tracing::error!(
+                            error,
+                            "quota: earlier counts cannot be read yet; they are added later"
+                        );
                     }
                 }
             }

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::batch::{Batch, CountedOutcome};
 use super::count::{Schedule, WorkerUsage};
+use super::ends_in_time;
 use super::findings::findings;
 use super::ledger::{Bounds, Ledger, LedgerError, WriteSummary, catch_panics};
 use super::message::{LedgerView, Message, ReportPermit, SEND_RETRY_INTERVAL, SEND_TIMEOUT, ViewError, send};
@@ -41,8 +42,6 @@ const QUEUE_LENGTH: usize = 8;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reload waits until earlier counts are in the previous ledger. A disk that hangs does not delay it further.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the shutdown waits for the last write.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most reports in progress. Each uses a CPU core, and keeps old pages of the ledger from being reused.
 const MAX_REPORTS: usize = 2;
 /// How long a further report waits to start.
@@ -150,12 +149,8 @@ impl Usage {
     /// Writes the last counts, for up to 5 s. Call it after all workers have ended.
     pub fn stop(&self) {
         if let WriterThread::Running(thread) = std::mem::replace(&mut *self.thread(), WriterThread::Stopped) {
-            let started = Instant::now();
             let was_sent = send(&self.sender, Message::Stop).is_ok();
-            while was_sent && !thread.is_finished() && started.elapsed() < SHUTDOWN_TIMEOUT {
-                thread::sleep(SEND_RETRY_INTERVAL);
-            }
-            if !thread.is_finished() || thread.join().is_err() {
+            if !ends_in_time(thread, was_sent) {
                 tracing::error!("usage: the last counts were not written");
             }
         }
