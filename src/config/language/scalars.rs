@@ -159,6 +159,13 @@ impl Size {
     }
 }
 
+fn size_hint(error: UnitError) -> String {
+    match error {
+        UnitError::Unit => "use one of the units `B`, `KiB`, `MiB` and `GiB`".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 impl Decode for Size {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         const SIZE: &str = "a size such as `64KiB`, or a number of bytes";
@@ -167,8 +174,7 @@ impl Decode for Size {
         let hint = match parse_size(text) {
             Ok(0) => "use a size of at least one byte".to_owned(),
             Ok(size) => return Some(Self(size)),
-            Err(UnitError::Unit) => "use one of the units `B`, `KiB`, `MiB` and `GiB`".to_owned(),
-            Err(other) => other.to_string(),
+            Err(error) => size_hint(error),
         };
         decoder.mismatch_with(node, "invalid size", SIZE, Some(hint))
     }
@@ -192,8 +198,7 @@ impl Decode for ByteRate {
         let scalar = decoder.scalar(node, RATE)?;
         let hint = match parse_size(scalar.text.as_ref()) {
             Ok(rate) => return Some(Self(NonZeroU64::new(rate))),
-            Err(UnitError::Unit) => "use one of the units `B`, `KiB`, `MiB` and `GiB`".to_owned(),
-            Err(other) => other.to_string(),
+            Err(error) => size_hint(error),
         };
         decoder.mismatch_with(node, "invalid rate", RATE, Some(hint))
     }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
 
 use super::abilities::warn_of_unrequired;
-use super::usage::MIN_INTERVAL;
+use super::usage::flush_interval;
 use crate::config::language::{
     ANY, Decoder, Diagnostic, Named, OnOff, PrivatePath, Spanned, Timeout, Whole, join, section, words,
 };
@@ -198,15 +198,7 @@ fn compile_quota(
     usage: Option<&settings::Usage>,
     decoder: &mut Decoder<'_>,
 ) -> Option<QuotaStore> {
-    let interval = raw.flush_interval;
-    if interval.value.0 < MIN_INTERVAL {
-        decoder.record(
-            Diagnostic::error("value too small")
-                .key("rate_limit.quota.flush_interval")
-                .at(interval.span, "each flush waits for the disk")
-                .hint("use at least `100ms`"),
-        );
-    }
+    let flush_interval = flush_interval(raw.flush_interval, "rate_limit.quota.flush_interval", decoder);
     let ledger = usage.map(|usage| &*usage.path);
     let path = match (raw.path, ledger) {
         (Some(path), ledger) => {
@@ -232,7 +224,7 @@ fn compile_quota(
             );
         }
     };
-    Some(QuotaStore { path, period: raw.per, flush_interval: interval.value.0 })
+    Some(QuotaStore { path, period: raw.per, flush_interval })
 }
 
 /// Records an error if replicas are to share the rates without Redis.

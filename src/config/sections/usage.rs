@@ -11,7 +11,7 @@ use crate::config::language::{
 use crate::config::settings::{self, FindingRules};
 
 /// Each flush waits for the disk.
-pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Common environment names, with which token names end: those of Stockaj's guide, and others.
 const ENVIRONMENTS: [&str; 20] = [
@@ -96,19 +96,24 @@ leaf_schema!(
     json_schema!({"type": "string", "pattern": format!("^[a-z0-9]+$|{FROM_ENVIRONMENT}")})
 );
 
-pub(crate) fn compile(raw: Usage, decoder: &mut Decoder<'_>) -> settings::Usage {
-    let interval = raw.flush_interval;
+/// The interval between two writes to a file of the gateway. Records an error at `key` if it is too short.
+pub(super) fn flush_interval(interval: Spanned<Timeout>, key: &str, decoder: &mut Decoder<'_>) -> Duration {
     if interval.value.0 < MIN_INTERVAL {
         decoder.record(
             Diagnostic::error("value too small")
-                .key("usage.flush_interval")
+                .key(key)
                 .at(interval.span, "each flush waits for the disk")
                 .hint("use at least `100ms`"),
         );
     }
+    interval.value.0
+}
+
+pub(crate) fn compile(raw: Usage, decoder: &mut Decoder<'_>) -> settings::Usage {
+    let flush_interval = flush_interval(raw.flush_interval, "usage.flush_interval", decoder);
     settings::Usage {
         path: raw.path.0,
-        flush_interval: interval.value.0,
+        flush_interval,
         retention: raw.retention.0,
         max_size: raw.max_size.0,
         findings: compile_findings(raw.findings),
