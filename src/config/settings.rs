@@ -545,7 +545,7 @@ impl Rate {
     }
 }
 
-/// What one token may do at a time.
+/// The limits of one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     /// Its request rate.
@@ -593,6 +593,23 @@ pub struct RateLimit {
     pub shared: bool,
     /// `rate_limit.fields`: whether responses have the fields of the IETF draft.
     pub has_fields: bool,
+}
+
+#[cfg(test)]
+impl RateLimit {
+    /// The same limits for each token, and no others.
+    pub fn of_each(default: Allowance) -> Self {
+        Self {
+            default,
+            by_name: Default::default(),
+            by_id: Default::default(),
+            by_ability: Default::default(),
+            by_workspace: false,
+            quota_period: None,
+            shared: false,
+            has_fields: false,
+        }
+    }
 }
 
 /// `rate_limit.quota.per`: a window of UTC.

@@ -183,16 +183,7 @@ fn panic_ends_its_request_in_flight() {
     let gateway_of_test = gateway_of_test(9, PANICS, |settings| {
         let rate = Rate { requests_per_second: NonZeroU32::MIN, burst: NonZeroU32::MAX };
         let default = Allowance { rate, in_flight: Some(NonZeroU32::MIN), quota: None, has_own_rate: false };
-        settings.rate_limit = Some(RateLimit {
-            default,
-            by_name: Default::default(),
-            by_id: Default::default(),
-            by_ability: Default::default(),
-            by_workspace: false,
-            quota_period: None,
-            shared: false,
-            has_fields: false,
-        });
+        settings.rate_limit = Some(RateLimit::of_each(default));
     });
     gateway_of_test.store_token("7|x", "7");
     on_a_core(async {

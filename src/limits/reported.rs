@@ -102,10 +102,8 @@ impl ReportedLimits {
             };
             let held = entry.share.held();
             entry.is_released = !entry.share.record(usage);
-            entry.report = match entry.is_released {
-                true => entry.share.release(replicas),
-                false => entry.share.report(replicas),
-            };
+            entry.report =
+                if entry.is_released { entry.share.release(replicas) } else { entry.share.report(replicas) };
             if entry.share.held() != held {
                 entry.apply(replicas, now);
             }
@@ -221,16 +219,8 @@ mod tests {
 
     /// Each token may send 30 requests at once, and 100 a second.
     fn limits() -> Arc<TokenLimits> {
-        let settings = RateLimit {
-            default: Allowance { rate: rate(100, 30), in_flight: None, quota: None, has_own_rate: false },
-            by_name: Default::default(),
-            by_id: Default::default(),
-            by_ability: Default::default(),
-            by_workspace: false,
-            shared: true,
-            has_fields: false,
-            quota_period: None,
-        };
+        let default = Allowance { rate: rate(100, 30), in_flight: None, quota: None, has_own_rate: false };
+        let settings = RateLimit { shared: true, ..RateLimit::of_each(default) };
         Arc::new(TokenLimits::new(settings, Arc::default(), SharedBuckets::next_from(None)))
     }
 

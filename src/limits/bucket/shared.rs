@@ -17,7 +17,7 @@ const MAX_QUEUED: usize = 1024;
 /// The name of a shared limit between replicas: a hash of what it limits.
 pub type ShareKey = [u8; 16];
 
-/// What all shared buckets have in common.
+/// The state that all shared buckets have in common.
 #[derive(Debug)]
 pub struct SharedBuckets {
     /// The share of buckets that are not reported, and in the upper half the number of replicas.

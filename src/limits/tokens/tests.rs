@@ -10,20 +10,6 @@ fn allowance(rate: Rate) -> Allowance {
     Allowance { rate, in_flight: None, quota: None, has_own_rate: false }
 }
 
-/// Settings with this default and nothing else.
-fn settings(default: Allowance) -> RateLimit {
-    RateLimit {
-        default,
-        by_name: Default::default(),
-        by_id: Default::default(),
-        by_ability: Default::default(),
-        by_workspace: false,
-        quota_period: None,
-        shared: false,
-        has_fields: false,
-    }
-}
-
 /// A token with its limit.
 struct Held<'a> {
     tokens: &'a TokenLimits,
@@ -82,7 +68,7 @@ fn tokens() -> TokenLimits {
         by_id: [("7", rate(100, 200)), ("8", rate(1, 1))]
             .map(|(id, rate)| (id.into(), allowance(rate)))
             .into(),
-        ..settings(allowance(rate(10, 20)))
+        ..RateLimit::of_each(allowance(rate(10, 20)))
     };
     limits_of(all)
 }
@@ -157,7 +143,7 @@ fn bucket_outlives_its_verdict_until_it_is_full() {
 
 #[test]
 fn threads_share_a_bucket() {
-    let tokens = limits_of(settings(allowance(rate(1, 1000))));
+    let tokens = limits_of(RateLimit::of_each(allowance(rate(1, 1000))));
     let now = Instant::now();
     let counts = std::thread::scope(|scope| {
         let worker = || {
@@ -178,7 +164,7 @@ fn in_flight() -> TokenLimits {
             .map(|(name, max)| (name.into(), with(max)))
             .into(),
         by_id: [("7", 5), ("8", 0)].map(|(id, max)| (id.into(), with(max))).into(),
-        ..settings(with(3))
+        ..RateLimit::of_each(with(3))
     })
 }
 
@@ -249,7 +235,7 @@ fn refused_request_reduces_no_other_limit() {
     let now = Instant::now();
     let tokens = limits_of(RateLimit {
         by_name: [("slow".into(), allowance(rate(1, 2)))].into(),
-        ..settings(Allowance { in_flight: 1.try_into().ok(), ..allowance(rate(1, 5)) })
+        ..RateLimit::of_each(Allowance { in_flight: 1.try_into().ok(), ..allowance(rate(1, 5)) })
     });
     let limit = tokens.of("1", Some("slow"), now);
     let guard = limit.take(now).unwrap();
@@ -267,7 +253,7 @@ fn refused_request_reduces_no_other_limit() {
 
 fn by_ability() -> TokenLimits {
     let by_ability = [("a".into(), rate(1, 2)), ("b".into(), rate(1, 4))].into();
-    limits_of(RateLimit { by_ability, ..settings(allowance(rate(1, 20))) })
+    limits_of(RateLimit { by_ability, ..RateLimit::of_each(allowance(rate(1, 20))) })
 }
 
 fn all(names: &[&str]) -> Requirement {
@@ -323,7 +309,7 @@ fn tokens_of_a_workspace_share_its_rate() {
         by_id: [("7", with(rate(1, 30), true)), ("8", with(rate(1, 10), false))]
             .map(|(id, allowance)| (id.into(), allowance))
             .into(),
-        ..settings(allowance(rate(1, 10)))
+        ..RateLimit::of_each(allowance(rate(1, 10)))
     });
     let of = |id, workspace| tokens.of_workspace(id, None, workspace, now);
     let (one, other) = (of("1", Some("w")), of("2", Some("w")));
@@ -355,7 +341,7 @@ proptest! {
             by_workspace: true,
             by_name: [("slow".into(), allowance(rate(1, named)))].into(),
             by_ability: [("a".into(), rate(1, by_a)), ("b".into(), rate(1, by_b))].into(),
-            ..settings(allowance(rate(1, own)))
+            ..RateLimit::of_each(allowance(rate(1, own)))
         });
         let rules = [all(&["a"]), all(&["a", "b"]), any(&["b", "c"]), Requirement::authenticated()];
         let used: [&[&str]; 4] = [&["a"], &["a", "b"], &["b"], &[]];
