@@ -3,17 +3,16 @@
 mod php; // attacks on a real php-fpm
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use socket2::{Domain, Socket, Type};
 
 use crate::support::http2::{Http2Client, INITIAL_WINDOW_SIZE};
 use crate::support::http2_upstream::{Http2Upstream, Reply};
-use crate::support::{Answer, RawClient, TestEnv};
+use crate::support::{Answer, RawClient, TestEnv, stalled};
 
 const MAP: &str = "\
 abilities:
@@ -52,20 +51,12 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
-/// A client with small buffers, whose kernel accepts little of what it does not read.
-fn narrow_client(address: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&address.into()).unwrap();
-    socket.into()
-}
-
 /// Connections that request `target` and do not read the response.
 fn unread(env: &TestEnv, count: usize, target: &str, token: Option<&str>) -> Vec<TcpStream> {
     let authorization = token.map(bearer).unwrap_or_default();
     (0..count)
         .map(|_| {
-            let mut client = narrow_client(env.gateway.address());
+            let mut client = stalled::connect(env.gateway.address());
             write!(client, "GET {target} HTTP/1.1\r\nHost: a\r\n{authorization}\r\n").unwrap();
             client
         })
@@ -76,7 +67,7 @@ fn unread(env: &TestEnv, count: usize, target: &str, token: Option<&str>) -> Vec
 fn stalled_uploads(env: &TestEnv, count: usize, token: &str) -> Vec<TcpStream> {
     (0..count)
         .map(|_| {
-            let mut client = narrow_client(env.gateway.address());
+            let mut client = stalled::connect(env.gateway.address());
             let authorization = bearer(token);
             let head = "POST /api/v2/items HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n";
             write!(client, "{head}{authorization}\r\nbegun").unwrap();
