@@ -104,8 +104,8 @@ impl Gateway {
         }
     }
 
-    /// Oldest acceptable introspection time for the requirements of a request; `None` if `cache.max_age` does not limit it. Verdicts of at
-    /// most the age `least` are always acceptable.
+    /// Oldest acceptable introspection time for the requirements of a request; `None` if `cache.max_age` does not limit it.
+    /// Verdicts of at most the age `least` are always acceptable.
     pub(super) fn oldest_introspection(
         &self,
         needs_verdict: &NeedsVerdict<'_>,

@@ -309,6 +309,7 @@ impl JsonSchema for Routes {
         })
     }
 }
+
 /// Warns of each of the `abilities` at `section` that no route requires. Its value has no effect, and is probably a
 /// typing error.
 pub(super) fn warn_of_unrequired<'a>(
