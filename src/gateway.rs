@@ -32,7 +32,7 @@ use crate::policy::decision::{self, NextStep, Permit, Routed};
 use crate::policy::expectation;
 use crate::policy::headers::Credentials;
 use crate::policy::http2;
-use crate::policy::map::RouteMatch;
+use crate::policy::map::{RouteMatch, RouteOptions};
 use crate::policy::mask::mask;
 use crate::policy::method;
 use crate::policy::refusal::{Reason, Refusal};
@@ -68,11 +68,11 @@ pub struct Gateway {
 }
 
 /// The decision on a request that is allowed.
-struct AllowedRequest {
+struct AllowedRequest<'a> {
     permit: Permit,
     caller: Caller,
-    /// Limit of the request's body, in bytes.
-    body_limit: u64,
+    /// The options of the route.
+    options: &'a RouteOptions,
     /// Counts the tunnel, if the request asks for one.
     tunnel: Option<Box<TunnelGuard>>,
 }
@@ -152,7 +152,7 @@ impl Gateway {
         if let Some(shadow) = &self.settings.shadow {
             decided = Box::pin(self.decide_in_shadow(shadow, &request, &mut context.record, decided)).await;
         }
-        let AllowedRequest { permit, caller, body_limit, tunnel } = decided?;
+        let AllowedRequest { permit, caller, options, tunnel } = decided?;
         if let Some(tunnel) = tunnel {
             context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request.target, &caller, tunnel)));
         }
@@ -160,7 +160,7 @@ impl Gateway {
             context.account = self.account(&caller, context.record.client);
         }
         let (cached, credentials, reason) = self.credentials(caller)?;
-        let status = self.forward(permit, &request, credentials, body_limit, context).await?;
+        let status = self.forward(permit, &request, credentials, options, context).await?;
         if status == StatusCode::UNAUTHORIZED
             && let Some(cached) = cached
         {
@@ -212,15 +212,15 @@ impl Gateway {
         &self,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
-    ) -> Result<AllowedRequest, Refusal> {
+    ) -> Result<AllowedRequest<'_>, Refusal> {
         let routed = self.route(request, record);
-        let body_limit = self.body_limit(routed.found());
+        let options = self.settings.abilities.options(routed.found());
         let fields = &request.head.headers;
         let needs_token = match routed.next() {
             NextStep::Public(permit) => {
                 bearer::at_most_one(fields)?;
                 let tunnel = self.count_tunnel(request, None, record)?;
-                return Ok(AllowedRequest { permit, caller: Caller::Public, body_limit, tunnel });
+                return Ok(AllowedRequest { permit, caller: Caller::Public, options, tunnel });
             }
             NextStep::NeedsToken(needs_token) => needs_token,
             NextStep::Refused(refusal) => return Err(refusal),
@@ -234,7 +234,7 @@ impl Gateway {
         let tunnel =
             self.limit(request, &cached, Some(authentication.needs_verdict.requirement()), record)?;
         let caller = Caller::Token(cached, token.authorization());
-        Ok(AllowedRequest { permit, caller, body_limit, tunnel })
+        Ok(AllowedRequest { permit, caller, options, tunnel })
     }
 
     /// Looks up the route, and records it.
@@ -294,11 +294,6 @@ impl Gateway {
         guard.map(|guard| Some(Box::new(guard))).map_err(Refusal::TooManyAttempts)
     }
 
-    /// Limit of the request's body by its route or `limits.body`, in bytes.
-    fn body_limit(&self, found: &RouteMatch<'_>) -> u64 {
-        self.settings.abilities.options(found).body.unwrap_or(self.settings.limits.body)
-    }
-
     /// The caller's cached token, the credentials of the upstream request, and the reason for the access log.
     fn credentials(&self, caller: Caller) -> Result<(Option<Rc<CachedToken>>, Credentials, Reason), Refusal> {
         let cookies = self.settings.backend.cookies;
@@ -330,13 +325,14 @@ impl Gateway {
         permit: Permit,
         request: &ReadRequest<'_>,
         credentials: Credentials,
-        body_limit: u64,
+        options: &RouteOptions,
         context: &mut RequestContext<'_>,
     ) -> Result<StatusCode, Refusal> {
-        let Settings { listen, limits, .. } = &*self.settings;
+        let Settings { listen, limits, backend, .. } = &*self.settings;
         let RequestContext { downstream, body, record, account, forwarded } = context;
         let Forwarded { call, response, .. } = forwarded;
         let record = &mut **record;
+        let body_limit = options.body.unwrap_or(limits.body);
         let (mut body, upload) =
             RequestBody::new(body, downstream, body_limit, limits, &listen.trusted_fields)
                 .map_err(upload_refusal)?;
@@ -364,6 +360,7 @@ impl Gateway {
             request: &upstream_request,
             call,
             upload: record.upload.as_deref(),
+            timeout: options.timeout.unwrap_or(backend.timeout),
             state: &downstream.state,
             address: None,
             response,

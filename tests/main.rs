@@ -76,6 +76,7 @@ mod spellings; // many spellings of one token, and tokens without the ability: h
 mod stand_in; // the demo's stand-in for Stockaj
 mod streaming; // streamed bodies: events, `Expect`, early responses, and clients that disconnect
 mod testssl; // testssl.sh against the listener
+mod timeouts; // `timeout` of a route: over both versions of HTTP on both sides
 mod tls; // TLS on both sides: what `listen.tls` serves, and which servers a connector trusts
 mod tokens; // tokens and configuration on the admin listener, and the `tokens` command
 mod traces; // spans at a collector, and the trace context that backend and introspector receive

@@ -32,6 +32,8 @@ pub struct UpstreamExchange<'a> {
     pub call: &'a mut Call<RequestBody>,
     /// The progress of the body; `None` if there is none.
     pub upload: Option<&'a Upload>,
+    /// Longest time from the end of the request body to the head of the response.
+    pub timeout: Duration,
     /// The state of the client's connection, by which the sweep enforces the time limit.
     pub state: &'a ConnectionState,
     /// Receives the address that the request was sent to; inside, `None` for a Unix socket.
@@ -183,9 +185,10 @@ impl Backend {
         exchange: &mut UpstreamExchange<'_>,
         now: Instant,
     ) -> Result<(), Failure> {
-        let UpstreamExchange { request, call, upload, state, address, response, tunnel, .. } = exchange;
+        let UpstreamExchange { request, call, upload, timeout, state, address, response, tunnel, .. } =
+            exchange;
         *address = Some(lease.remote_address());
-        let (timeout, idle_timeout) = (self.settings.backend.timeout, self.settings.limits.body_idle_timeout);
+        let (timeout, idle_timeout) = (*timeout, self.settings.limits.body_idle_timeout);
         state.set_deadline(now + timeout);
         let mut received = None;
         {

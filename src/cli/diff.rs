@@ -4,6 +4,7 @@ mod usage;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Color, Style};
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{
     Callers, Change, ComparedMap, Difference, OptionsChange, QueryChange, difference,
 };
+use crate::policy::shadow::Mode;
 use crate::usage::query::{ReportQuery, Since};
 use crate::usage::report::Report;
 
@@ -121,13 +123,20 @@ fn table(
     if !difference.options.is_empty() {
         writeln!(output, "{HEADING}Options{HEADING:#}")?;
     }
-    for OptionsChange { path, body: (body, body_now), mode: (mode, mode_now) } in &difference.options {
+    for OptionsChange { path, body: (body, body_now), mode: (mode, mode_now), timeout } in &difference.options
+    {
         if body != body_now {
             let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
             writeln!(output, "  {path}: body {} -> {}", bound(body), bound(body_now))?;
         }
         if mode != mode_now {
             writeln!(output, "  {path}: mode {} -> {}", mode.as_str(), mode_now.as_str())?;
+        }
+        let (timeout, timeout_now) = timeout;
+        if timeout != timeout_now {
+            let limit =
+                |it: &Option<Duration>| it.map_or("backend.timeout".to_owned(), super::explain::duration);
+            writeln!(output, "  {path}: timeout {} -> {}", limit(timeout), limit(timeout_now))?;
         }
     }
     if difference.is_empty() {
@@ -207,6 +216,7 @@ struct PrintedOptions<'a> {
 struct PrintedOption {
     body: Option<u64>,
     mode: &'static str,
+    timeout: Option<String>,
 }
 
 fn json(
@@ -223,11 +233,17 @@ fn json(
         denied: change.denied.as_ref().map(callers),
         allowed: change.allowed.as_ref().map(callers),
     });
-    let options = difference.options.iter().map(|OptionsChange { path, body, mode }| PrintedOptions {
-        path,
-        old: PrintedOption { body: body.0, mode: mode.0.as_str() },
-        new: PrintedOption { body: body.1, mode: mode.1.as_str() },
-    });
+    let option = |body, mode: Mode, timeout: Option<Duration>| PrintedOption {
+        body,
+        mode: mode.as_str(),
+        timeout: timeout.map(super::explain::duration),
+    };
+    let options =
+        difference.options.iter().map(|OptionsChange { path, body, mode, timeout }| PrintedOptions {
+            path,
+            old: option(body.0, mode.0, timeout.0),
+            new: option(body.1, mode.1, timeout.1),
+        });
     let queries = difference.queries.iter().map(|change| PrintedQuery {
         path: &change.path,
         parameter: &change.subject,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anstyle::{AnsiColor, Color, Style};
 use http::Method;
@@ -220,6 +220,10 @@ fn steps(
             if let Some(body) = map.route(*route).and_then(|route| route.options().body) {
                 step(output, "body", format_args!("{} at most, instead of `limits.body`", size(body)))?;
             }
+            if let Some(timeout) = map.route(*route).and_then(|route| route.options().timeout) {
+                let timeout = duration(timeout);
+                step(output, "timeout", format_args!("{timeout}, instead of `backend.timeout`"))?;
+            }
         }
         RouteMatch::NoMethod { route } => {
             step(
@@ -340,6 +344,15 @@ pub(crate) fn size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
+/// A duration in the syntax of the configuration.
+pub(crate) fn duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let units = [(24 * 60 * 60 * 1000, "d"), (60 * 60 * 1000, "h"), (60 * 1000, "m"), (1000, "s")];
+    let unit =
+        units.into_iter().find(|(unit, _)| milliseconds >= *unit && milliseconds.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{milliseconds}ms"), |(unit, name)| format!("{}{name}", milliseconds / unit))
 }
 
 #[cfg(test)]

@@ -27,7 +27,8 @@ impl Gateway {
         match self.settings.cors.preflight {
             Preflight::Answer => Ok(Outcome::Preflight(requested.clone())),
             Preflight::Forward => {
-                self.forward(permit, request, Credentials::None, 0, context).await?;
+                let options = self.settings.abilities.options_of(context.record.route_number);
+                self.forward(permit, request, Credentials::None, options, context).await?;
                 Ok(Outcome::Upstream(Reason::Public))
             }
         }

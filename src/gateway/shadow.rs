@@ -26,13 +26,13 @@ use crate::tokens::lookup::{CachedToken, LookupRequest};
 
 impl Gateway {
     /// The decision on a request that the ordinary decision has `decided`. The candidate map does not change it.
-    pub(super) async fn decide_in_shadow(
-        &self,
+    pub(super) async fn decide_in_shadow<'a>(
+        &'a self,
         shadow: &Shadow,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
-        decided: Result<AllowedRequest, Refusal>,
-    ) -> Result<AllowedRequest, Refusal> {
+        decided: Result<AllowedRequest<'a>, Refusal>,
+    ) -> Result<AllowedRequest<'a>, Refusal> {
         if bearer::at_most_one(&request.head.headers).is_err() {
             // Refused in every mode.
             return decided;
@@ -54,7 +54,7 @@ impl Gateway {
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
         refusal: Refusal,
-    ) -> Result<AllowedRequest, Refusal> {
+    ) -> Result<AllowedRequest<'_>, Refusal> {
         let map = &self.settings.abilities;
         let routed = decision::route(map, &record.method, &request.target.path, request.query_inputs());
         let found = routed.found();
@@ -65,7 +65,7 @@ impl Gateway {
         let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
         let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
-        let body_limit = self.body_limit(found);
+        let options = map.options(found);
         record.note_denied_parameter(&refusal);
         let rule = LogRule::refused(MapRole::Enforced, map, found, &record.method, &refusal).to_string();
         let (permit, caller) = match token {
@@ -86,7 +86,7 @@ impl Gateway {
             }
             Caller::Public | Caller::Unauthenticated(_) => self.count_tunnel(request, None, record)?,
         };
-        let decision = AllowedRequest { permit, caller, body_limit, tunnel };
+        let decision = AllowedRequest { permit, caller, options, tunnel };
         record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
@@ -184,7 +184,7 @@ impl Gateway {
         candidate: &AbilityMap,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
-        decided: &Result<AllowedRequest, Refusal>,
+        decided: &Result<AllowedRequest<'_>, Refusal>,
     ) {
         let inputs = request.query_inputs();
         let routed = decision::route(candidate, &record.method, &request.target.path, inputs);

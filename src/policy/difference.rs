@@ -3,13 +3,14 @@
 mod callers;
 mod query;
 
+use core::time::Duration;
 use std::fmt::{self, Display, Formatter};
 
 use http::Method;
 
 use super::ability::Requirement;
 use super::classes::{PathClass, TooMany, classes};
-use super::map::{AbilityMap, RouteMatch, Rule, Unmapped};
+use super::map::{AbilityMap, RouteMatch, RouteOptions, Rule, Unmapped};
 use super::shadow::Mode;
 use super::target::METHODS;
 
@@ -68,6 +69,8 @@ pub struct OptionsChange {
     pub body: (Option<u64>, Option<u64>),
     /// `mode`
     pub mode: (Mode, Mode),
+    /// `timeout`; `None` for `backend.timeout`.
+    pub timeout: (Option<Duration>, Option<Duration>),
 }
 
 /// Compares two maps over all paths, methods and abilities.
@@ -106,18 +109,25 @@ fn options_change(
     // The options do not depend on the method.
     let sides = [(old, class.old), (new, class.new)].map(|(map, route)| {
         let found = map.found(route, &Method::GET);
-        (map.options(&found).body, map.mode(&found))
+        let RouteOptions { body, timeout, .. } = map.options(&found);
+        ((*body, *timeout), map.mode(&found))
     });
-    let [(body, mode), (body_now, mode_now)] = sides;
+    let [(limits, mode), (limits_now, mode_now)] = sides;
     let everywhere = (old.mode(&RouteMatch::NoRoute), new.mode(&RouteMatch::NoRoute));
     let is_everywhere = (mode, mode_now) == everywhere;
     // A change of the default mode is reported once, for the paths without a route.
     let path = match (class.old, class.new) {
         (None, None) => "(without a mode of its own)".to_owned(),
-        (_, _) if body == body_now && is_everywhere => return None,
+        (_, _) if limits == limits_now && is_everywhere => return None,
         _ => path,
     };
-    let change = OptionsChange { path, body: (body, body_now), mode: (mode, mode_now) };
+    let ((body, timeout), (body_now, timeout_now)) = (limits, limits_now);
+    let change = OptionsChange {
+        path,
+        body: (body, body_now),
+        mode: (mode, mode_now),
+        timeout: (timeout, timeout_now),
+    };
     (sides[0] != sides[1]).then_some(change)
 }
 

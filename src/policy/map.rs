@@ -6,6 +6,8 @@ mod rules;
 mod tests;
 mod trie;
 
+use core::time::Duration;
+
 use http::Method;
 
 use super::ability::{Requirement, RequirementKind};
@@ -39,6 +41,7 @@ pub struct AbilityMap {
     /// In matching order.
     routes: Box<[Route]>,
     root: Node,
+    shortest_timeout: Option<Duration>,
 }
 
 /// The result of looking up a method and a path.
@@ -138,8 +141,13 @@ impl AbilityMap {
 
     /// The options of the found route; the defaults without a route.
     pub fn options(&self, found: &RouteMatch<'_>) -> &RouteOptions {
-        static DEFAULTS: RouteOptions = RouteOptions { body: None, mode: None, query: None };
-        found.route().and_then(|number| self.route(number)).map_or(&DEFAULTS, Route::options)
+        self.options_of(found.route())
+    }
+
+    /// The options of the route with this number; the defaults without a route.
+    pub fn options_of(&self, route: Option<usize>) -> &RouteOptions {
+        static DEFAULTS: RouteOptions = RouteOptions { body: None, mode: None, query: None, timeout: None };
+        route.and_then(|number| self.route(number)).map_or(&DEFAULTS, Route::options)
     }
 
     /// The rules for the query of a request that a rule of a route matches; `None` if the decision does not read it.
@@ -163,6 +171,11 @@ impl AbilityMap {
     /// Whether any route or the default is in shadow mode.
     pub fn is_shadowed(&self) -> bool {
         self.mode == Mode::Shadow || self.routes.iter().any(|route| route.options.mode == Some(Mode::Shadow))
+    }
+
+    /// The shortest `timeout` of a route; `None` if no route has one.
+    pub const fn shortest_timeout(&self) -> Option<Duration> {
+        self.shortest_timeout
     }
 
     /// The decision on paths that no route matches.

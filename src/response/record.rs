@@ -310,11 +310,20 @@ impl RequestRecord {
             Refusal::RequestTimeout if self.upload_fault() == Some(UploadFault::TooSlow) => {
                 self.detail = Some(TOO_SLOW);
             }
+            Refusal::BackendTimeout => self.detail = Some(self.exceeded_timeout()),
             Refusal::TooManyAttempts(exceeded) => self.limit = Some(exceeded.limit),
             _ => self.note_denied_parameter(refusal),
         }
         self.is_refused = true;
         self.note_response(status, refusal.reason(), now);
+    }
+
+    /// Which limit a response exceeded that did not begin in time.
+    fn exceeded_timeout(&self) -> &'static str {
+        match self.settings.abilities.options_of(self.route_number).timeout {
+            Some(_) => "the backend took longer than the route's timeout",
+            None => "the backend took longer than backend.timeout",
+        }
     }
 
     /// The fault that ended the request's body.

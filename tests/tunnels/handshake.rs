@@ -5,7 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::{FRAME, KEY, SWITCHED, assert_tunnel_works, builder, handshake, read, start};
-use crate::support::Authority;
+use crate::support::manual_backend::ManualBackend;
+use crate::support::{Authority, TestEnv};
 
 #[test]
 fn websocket_is_forwarded_byte_for_byte() {
@@ -137,6 +138,24 @@ fn handshake_is_decided_like_any_request() {
     let mut backend = env.backend;
     assert!(backend.has_no_connection(), "the backend received no request");
     env.gateway.wait_for_metric("tunnels_open", 0.0);
+}
+
+#[test]
+fn handshake_has_the_timeout_of_its_route() {
+    let routes =
+        "{/fast: {GET: public, timeout: 80ms}, /usual: {GET: public}, /slow: {GET: public, timeout: 60s}}";
+    let yaml = format!("backend:\n  timeout: 300ms\nabilities: {{routes: {routes}}}\n");
+    let mut env = TestEnv::builder().backend(ManualBackend::start()).yaml(&yaml).start();
+    for (target, status) in [("/fast", 504), ("/usual", 504), ("/slow", 101)] {
+        let mut client = env.gateway.client();
+        client.send(handshake(target, None));
+        let (mut backend, _) = env.backend.request();
+        if status == 101 {
+            thread::sleep(Duration::from_millis(900));
+            backend.send(SWITCHED);
+        }
+        assert_eq!(client.response().status, status, "{target}");
+    }
 }
 
 #[test]

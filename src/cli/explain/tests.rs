@@ -20,8 +20,9 @@ fn map(unmapped: Unmapped) -> AbilityMap {
             ],
         )
         .unwrap();
-    let body = RouteOptions { body: Some(500 << 20), ..RouteOptions::default() };
-    builder.route_with("/uploads", body, [(Method::POST, word("items:create"), place(9))]).unwrap();
+    let timeout = Some(Duration::from_secs(120));
+    let options = RouteOptions { body: Some(500 << 20), timeout, ..RouteOptions::default() };
+    builder.route_with("/uploads", options, [(Method::POST, word("items:create"), place(9))]).unwrap();
     builder.build()
 }
 
@@ -55,7 +56,7 @@ verdict      allowed (allowed)
 }
 
 #[test]
-fn body_limit_of_a_route_is_shown() {
+fn limits_of_a_route_are_shown() {
     let (exit, text) = explained(Unmapped::Deny, "POST", "/uploads", &holder(&["items:create"]));
     assert_eq!(exit, Exit::Success);
     assert_eq!(
@@ -67,6 +68,7 @@ method       POST; `_method` is ignored, so is X-HTTP-Method-Override unless `ba
 route        /uploads
 requirement  items:create (stockaj.yaml:9)
 body         500MiB at most, instead of `limits.body`
+timeout      2m, instead of `backend.timeout`
 token        active, with items:create
 verdict      allowed (allowed)
 "
@@ -75,6 +77,16 @@ verdict      allowed (allowed)
         [(1, "1B"), (1023, "1023B"), (1024, "1KiB"), (1 << 40, "1024GiB"), (5 << 19, "2560KiB")]
     {
         assert_eq!(size(bytes), text);
+    }
+    for (milliseconds, text) in [
+        (1, "1ms"),
+        (1500, "1500ms"),
+        (90_000, "90s"),
+        (120_000, "2m"),
+        (3_600_000, "1h"),
+        (172_800_000, "2d"),
+    ] {
+        assert_eq!(duration(Duration::from_millis(milliseconds)), text);
     }
 }
 

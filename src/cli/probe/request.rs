@@ -104,7 +104,7 @@ impl Trial {
                 ),
                 504 => fault(
                     "the backend took too long: 504".to_owned(),
-                    "raise `backend.timeout`, or find out why the application is slow",
+                    "raise `backend.timeout` or the route's `timeout`, or find out why the application is slow",
                 ),
                 500..=599 => fault(
                     format!("the backend answers {answer}"),

@@ -13,7 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 pub(crate) use self::requirement::decode_ability;
 use self::requirement::{RequirementSchema, decode_requirement};
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, find_entry, join,
+    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Node, Size, Span, Spanned, Timeout, find_entry, join,
     leaf_schema, nearest, section, words,
 };
 use crate::policy::ability::Requirement;
@@ -66,7 +66,7 @@ struct RawRoute {
 }
 
 /// The options of a route.
-const OPTIONS: [&str; 3] = ["body", "mode", "query"];
+const OPTIONS: [&str; 4] = ["body", "mode", "query", "timeout"];
 
 impl Decode for Routes {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -123,6 +123,11 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                 options.query = decoder.within(key, |decoder| query::decode(value, decoder)).map(Arc::new);
                 continue;
             }
+            "timeout" => {
+                let timeout = decoder.within(key, |decoder| Timeout::decode(value, decoder));
+                options.timeout = timeout.map(|timeout| timeout.0);
+                continue;
+            }
             _ => {}
         }
         decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
@@ -137,7 +142,7 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => {
                         format!(
-                            "the methods are {}, the options `body`, `mode` and `query`",
+                            "the methods are {}, the options `body`, `mode`, `query` and `timeout`",
                             methods.join(" ")
                         )
                     }
@@ -300,6 +305,12 @@ impl JsonSchema for Routes {
         properties.insert("body".to_owned(), body.to_value());
         properties.insert("mode".to_owned(), mode.to_value());
         properties.insert("query".to_owned(), query::schema(&requirement).to_value());
+        let mut timeout = generator.subschema_for::<Timeout>();
+        timeout.insert(
+            "description".to_owned(),
+            "Longest time from the end of the request body to the first byte of the response on this route; overrides `backend.timeout`.".into(),
+        );
+        properties.insert("timeout".to_owned(), timeout.to_value());
         json_schema!({
             "type": "object",
             "patternProperties": {

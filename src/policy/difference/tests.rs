@@ -151,7 +151,9 @@ fn changed_options_are_reported() {
     let build = |mode, body, own| {
         let mut builder = MapBuilder::default().in_mode(mode);
         let rule = || [(Method::POST, requirement("a"), None)];
-        builder.route_with("/up/{id}", RouteOptions { body, mode: own, query: None }, rule()).unwrap();
+        builder
+            .route_with("/up/{id}", RouteOptions { body, mode: own, ..RouteOptions::default() }, rule())
+            .unwrap();
         builder.build()
     };
     let options_of = |old: &AbilityMap, new: &AbilityMap| {
@@ -177,6 +179,21 @@ fn changed_options_are_reported() {
         options_of(&plain, &build(Mode::Shadow, Some(1), None))[1],
         ("/up/{id}".to_owned(), (None, Some(1)), (Mode::Enforce, Mode::Shadow))
     );
+}
+
+#[test]
+fn changed_timeout_is_a_changed_option() {
+    let build = |seconds: Option<u64>| {
+        let mut builder = MapBuilder::default();
+        let options = RouteOptions { timeout: seconds.map(Duration::from_secs), ..RouteOptions::default() };
+        builder.route_with("/up", options, [(Method::GET, requirement("a"), None)]).unwrap();
+        builder.build()
+    };
+    let (old, new) = (build(None), build(Some(9)));
+    let found = difference(&old, &new).unwrap();
+    assert!(found.changes.is_empty() && !found.is_empty());
+    assert_eq!(found.options[0].timeout, (None, Some(Duration::from_secs(9))));
+    assert!(difference(&new, &build(Some(9))).unwrap().is_empty());
 }
 
 #[test]

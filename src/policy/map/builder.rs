@@ -113,6 +113,8 @@ impl MapBuilder {
         for (number, route) in routes.iter().enumerate() {
             root.insert(route.pattern.segments(), number);
         }
-        AbilityMap { unmapped, mode, authenticated: Requirement::authenticated(), routes, root }
+        let shortest_timeout = routes.iter().filter_map(|route| route.options().timeout).min();
+        let authenticated = Requirement::authenticated();
+        AbilityMap { unmapped, mode, authenticated, routes, root, shortest_timeout }
     }
 }

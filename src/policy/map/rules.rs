@@ -1,5 +1,7 @@
 //! A route of the map, with its options and its rules.
 
+// Unlike `std::time`, `core::time` has no clock.
+use core::time::Duration;
 use std::sync::Arc;
 
 use http::Method;
@@ -29,6 +31,9 @@ pub struct RouteOptions {
     pub mode: Option<Mode>,
     /// `query`: the rules for the parameters of the query; `None` if the decision does not read it.
     pub query: Option<Arc<QueryRules>>,
+    /// `timeout`: the longest time from the end of the request body to the first byte of the response; `None` for
+    /// `backend.timeout`.
+    pub timeout: Option<Duration>,
 }
 
 /// A pattern with options and a rule for each of its methods.

@@ -100,7 +100,9 @@ fn collect_memory() {
 /// Pause of the sweep: no time limit is late by more than a quarter.
 fn pause(settings: &Settings) -> Duration {
     let Limits { header_timeout, idle_timeout, body_idle_timeout, .. } = settings.limits;
-    let shortest = header_timeout.min(idle_timeout).min(body_idle_timeout).min(settings.backend.timeout);
+    let backend = settings.backend.timeout;
+    let first_byte = settings.abilities.shortest_timeout().map_or(backend, |of_route| of_route.min(backend));
+    let shortest = header_timeout.min(idle_timeout).min(body_idle_timeout).min(first_byte);
     (shortest / 4).clamp(Duration::from_millis(10), MAX_PAUSE)
 }
 
