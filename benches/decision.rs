@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,11 +22,12 @@ use stockaj_gateway::internals::client::pool::Pool;
 use stockaj_gateway::internals::config;
 use stockaj_gateway::internals::policy::ability::{Abilities, Requirement};
 use stockaj_gateway::internals::policy::bearer::Token;
-use stockaj_gateway::internals::policy::decision::{self, NextStep, Permit, QueryInputs};
+use stockaj_gateway::internals::policy::decision::{self, NextStep, Permit, RouteInputs, TokenRights};
 use stockaj_gateway::internals::policy::headers::{
     Credentials, Forwarding, UpstreamFields, prepare_response,
 };
 use stockaj_gateway::internals::policy::map::{AbilityMap, MapBuilder, Unmapped};
+use stockaj_gateway::internals::policy::network::ClientAddress;
 use stockaj_gateway::internals::policy::path::CanonicalPath;
 use stockaj_gateway::internals::policy::refusal::Refusal;
 use stockaj_gateway::internals::policy::target::Target;
@@ -137,6 +139,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
         context: None,
         created_at: None,
         workspace_id: None,
+        allowed_from: None,
     };
     let now = Instant::now();
     shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
@@ -156,6 +159,11 @@ fn request(token: Token<'_>, now: Instant) -> LookupRequest<'_> {
     LookupRequest { token, now, introspected_since: None, trace: None }
 }
 
+/// The address of a client.
+fn client() -> ClientAddress {
+    black_box(Some(IpAddr::from(Ipv4Addr::LOCALHOST))).into()
+}
+
 /// The decision with a cache lookup and a clock read.
 fn decide_with_verdict(
     map: &AbilityMap,
@@ -166,14 +174,14 @@ fn decide_with_verdict(
 ) -> Result<Permit, Refusal> {
     let target = Target::read(method, uri, fields)?;
     let token = Token::from_fields(fields, 1024);
-    let inputs = QueryInputs { query: target.query, has_unexpected_body: false };
+    let inputs = RouteInputs::of(target.query, client());
     match decision::route(map, method, &target.path, inputs).next() {
         NextStep::Public(permit) => Ok(permit),
         NextStep::Refused(refusal) => Err(refusal),
         NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             let caller = verdict(lookup, token, Instant::now()).ok_or(Refusal::NoVerdict)?;
-            needs_verdict.authorize(&caller.verdict.abilities)
+            needs_verdict.authorize(caller.verdict.rights())
         }
     }
 }
@@ -188,14 +196,14 @@ fn decide(
 ) -> Result<Permit, Refusal> {
     let target = Target::read(method, uri, fields)?;
     let token = Token::from_fields(fields, 1024);
-    let inputs = QueryInputs { query: target.query, has_unexpected_body: false };
+    let inputs = RouteInputs::of(target.query, client());
     match decision::route(map, method, &target.path, inputs).next() {
         NextStep::Public(permit) => Ok(permit),
         NextStep::Refused(refusal) => Err(refusal),
         NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             black_box(token.secret());
-            needs_verdict.authorize(abilities)
+            needs_verdict.authorize(TokenRights { abilities, allowed_from: None })
         }
     }
 }

@@ -85,7 +85,14 @@ async fn measure(settings: &settings::Usage, tokens: usize) {
             for rule in &numbers {
                 let client = Some(std::net::Ipv4Addr::from(number as u32).into());
                 let (outcome, now) = (CountedOutcome::Allowed, begun);
-                let request = CountedRequest { rule: *rule, outcome, client, plain_http: false, now };
+                let request = CountedRequest {
+                    rule: *rule,
+                    outcome,
+                    client,
+                    plain_http: false,
+                    wrong_network: false,
+                    now,
+                };
                 core.count(slot, &request, || token.clone());
             }
             if number % 1000 == 0 {

@@ -154,7 +154,7 @@ impl Gateway {
         }
         let AllowedRequest { permit, caller, options, tunnel } = decided?;
         if let Some(tunnel) = tunnel {
-            context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request.target, &caller, tunnel)));
+            context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request, &caller, tunnel)));
         }
         if self.backend.is_bounded() {
             context.account = self.account(&caller, context.record.client);
@@ -203,7 +203,7 @@ impl Gateway {
         if let (Some(addresses), Some(address)) = (&self.limiter.addresses, record.client) {
             addresses.take(address, record.started()).map_err(Refusal::TooManyAttempts)?;
         }
-        Ok(ReadRequest { head, target, has_body, expects_continue, handshake })
+        Ok(ReadRequest { head, target, has_body, client: record.client.into(), expects_continue, handshake })
     }
 
     /// Drives the [decision](decision) on a request, then the limit of its token. No introspection is spent on a request
@@ -241,7 +241,7 @@ impl Gateway {
     fn route<'a>(&'a self, request: &'a ReadRequest<'_>, record: &mut RequestRecord) -> Routed<'a> {
         let ReadRequest { target, .. } = request;
         let routed =
-            decision::route(&self.settings.abilities, &record.method, &target.path, request.query_inputs());
+            decision::route(&self.settings.abilities, &record.method, &target.path, request.route_inputs());
         self.record_route(routed.found(), target, record);
         routed
     }

@@ -53,7 +53,7 @@ pub mod policy {
         pub use crate::policy::bearer::{Token, at_most_one};
     }
     pub mod decision {
-        pub use crate::policy::decision::{NextStep, Permit, QueryInputs, route};
+        pub use crate::policy::decision::{NextStep, Permit, RouteInputs, TokenRights, route};
     }
     pub mod expectation {
         pub use crate::policy::expectation::waits;
@@ -69,6 +69,11 @@ pub mod policy {
     }
     pub mod method {
         pub use crate::policy::method::{MethodOverride, overriding};
+    }
+    pub mod network {
+        pub use crate::policy::network::{
+            ClientAddress, MOST_NETWORKS, Networks, RouteNetworks, parse_network,
+        };
     }
     pub mod path {
         pub use crate::policy::path::CanonicalPath;

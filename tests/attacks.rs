@@ -15,6 +15,7 @@ mod judge;
 mod limits; // requests at a limit and one beyond it
 mod methods; // methods and method overrides
 mod mutations; // the tables, spliced and damaged at random
+mod networks; // requests that pretend to come from another network
 mod paths; // targets that two parsers read differently
 mod queries; // queries that carry more than the token may read, and those that two parsers read differently
 mod shadow; // the tables again in shadow mode
@@ -267,6 +268,7 @@ fn tables() -> [Vec<Case>; 7] {
 #[test]
 fn attack_names_are_unique() {
     let mut names: Vec<String> = tables().iter().flatten().map(|case| case.name.to_owned()).collect();
+    names.extend(networks::cases().iter().map(|case| case.name.to_owned()));
     names.extend(queries::cases().iter().map(|case| case.name.to_owned()));
     names.extend(cache::SEQUENCES.map(|(name, _)| name.to_owned()));
     names.extend(backend::answers().map(|(name, ..)| format!("an answer: {name}")));

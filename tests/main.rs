@@ -54,6 +54,7 @@ mod log_floods; // log lines that clients can provoke are throttled
 mod memory; // memory of the token cache and of stalled connections
 mod model; // a model of how Laravel reads a request, checked against the gateway's decision
 mod names; // backend and introspector by name: one address family unanswered, truncated or failing
+mod networks; // the networks of routes and tokens, and the addresses that count
 mod openapi; // `openapi`: maps drafted from OpenAPI documents, and maps compared with them
 mod pages; // the web pages in a real browser
 mod policy; // `test`: policy tests of maps

@@ -24,7 +24,7 @@ impl TestEnv {
     }
 
     /// Exit code, standard output and standard error of `tokens` with these arguments.
-    fn tokens_command(&self, words: &[&str], input: &str) -> (i32, String, String) {
+    pub(super) fn tokens_command(&self, words: &[&str], input: &str) -> (i32, String, String) {
         // The configured port is 0; the command needs the actual one.
         let text = std::fs::read_to_string(self.gateway.directory().join("gateway.yaml")).unwrap();
         let file = self.gateway.directory().join("asked.yaml");

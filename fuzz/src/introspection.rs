@@ -1,8 +1,9 @@
 //! Compares the interpretation of introspection responses with serde_json's JSON Pointers.
 //!
-//! `data` is a first line `STYLE STATUS ABILITIES EXPIRES_AT ID NAME`, the last four JSON Pointers (`-` for the
-//! whole document), then the body.
+//! `data` is a first line `STYLE STATUS ABILITIES EXPIRES_AT ID NAME` or `… NAME ALLOWED_FROM`, the last ones JSON Pointers
+//! (`-` for the whole document), then the body.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode, Uri};
@@ -10,6 +11,7 @@ use serde_json::Value;
 use stockaj_gateway::internals::config::settings::{
     ClientTls, Destination, Introspection, IntrospectionStyle, JsonPointer, ResponsePointers,
 };
+use stockaj_gateway::internals::policy::network::MOST_NETWORKS;
 use stockaj_gateway::internals::tokens::introspection::{
     IntrospectionResponse, LONGEST_ABILITIES, MAX_ANSWER, MAX_NAME, MAX_TEXT, MOST_ABILITIES, NoVerdict, read,
 };
@@ -30,7 +32,8 @@ pub fn check(data: &[u8]) {
     else {
         return;
     };
-    let [abilities, expires_at, id, name] = &*pointers else { return };
+    let [abilities, expires_at, id, name, rest @ ..] = &*pointers else { return };
+    let allowed_from = rest.first();
     let rfc7662 = *style == "rfc7662";
     let settings = Introspection {
         destination: Destination::Unix("/introspector".into()),
@@ -51,6 +54,7 @@ pub fn check(data: &[u8]) {
             context: Some(name.ours.clone()),
             created_at: Some(expires_at.ours.clone()),
             workspace_id: Some(id.ours.clone()),
+            allowed_from: allowed_from.map(|pointer| pointer.ours.clone()),
         },
     };
     let document: Option<Value> =
@@ -63,6 +67,7 @@ pub fn check(data: &[u8]) {
             check_abilities(&verdict, document.pointer(abilities.text));
             check_expiry(verdict.expires_at, document.pointer(expires_at.text));
             check_id(&verdict.id, document.pointer(id.text));
+            check_networks(&verdict, allowed_from.and_then(|pointer| document.pointer(pointer.text)));
             let name = document.pointer(name.text).and_then(Value::as_str);
             assert_eq!(verdict.name.as_deref(), name);
             assert_eq!(verdict.context.as_deref(), name);
@@ -125,6 +130,33 @@ fn check_abilities(verdict: &Verdict, value: Option<&Value>) {
     let every = expected.contains(&"*");
     for other in ["items:delete", "", "**", "items:*"] {
         assert_eq!(verdict.abilities.can(other), every || expected.contains(&other), "{other}");
+    }
+}
+
+fn check_networks(verdict: &Verdict, value: Option<&Value>) {
+    let written = match (&verdict.allowed_from, value) {
+        (None, None | Some(Value::Null)) => return,
+        (Some(networks), Some(Value::Array(written))) => {
+            assert!(written.len() <= MOST_NETWORKS && networks.iter().len() == written.len());
+            written
+        }
+        (networks, value) => panic!("{value:?} was read as {networks:?}"),
+    };
+    for text in written {
+        let text = text.as_str().expect("only strings");
+        let (address, length) = text.split_once('/').unwrap_or((text, ""));
+        let address: IpAddr = address.parse().expect("only addresses");
+        // Each network of a list includes the address that it is written with, in both of its forms.
+        let mapped = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+            IpAddr::V6(_) => address,
+        };
+        let is_wide_mapped =
+            address.to_canonical() != address && length.parse::<u8>().is_ok_and(|it| it < 96);
+        for address in [address, mapped] {
+            let includes = verdict.allowed_from.as_ref().is_some_and(|it| it.include(Some(address).into()));
+            assert!(includes || is_wide_mapped, "{text}");
+        }
     }
 }
 

@@ -235,6 +235,7 @@ impl House {
             context: None,
             created_at: None,
             workspace_id: None,
+            allowed_from: None,
         };
         let now = Instant::now();
         cache.store(TokenHash::of(TOKEN), verdict, cache.generation(), now, now, SystemTime::now());

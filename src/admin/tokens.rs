@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Admin;
 use super::audit::{Action, Actor, unavailable};
 use super::response::{AdminResponse, json, message};
+use crate::policy::network::Networks;
 use crate::telemetry::lines::AuditPriority;
 use crate::tokens::cache::CacheEntry;
 use crate::tokens::revocation::Revocation;
@@ -100,6 +101,8 @@ struct TokenRow<'a> {
     abilities: Vec<&'a str>,
     context: Option<&'a str>,
     workspace_id: Option<&'a str>,
+    /// Null if it may be used from anywhere.
+    allowed_from: Option<Vec<String>>,
     created_at: Option<String>,
     expires_at: Option<String>,
     /// Of the latest verdict.
@@ -139,6 +142,7 @@ fn row(entry: &Arc<CacheEntry>, verdicts: usize, now: Instant) -> TokenRow<'_> {
         abilities: verdict.abilities.names().collect(),
         context: verdict.context.as_deref(),
         workspace_id: verdict.workspace_id.as_deref(),
+        allowed_from: verdict.allowed_from.as_ref().map(Networks::texts),
         created_at: verdict.created_at.and_then(time),
         expires_at: verdict.expires_at.and_then(time),
         verdict_age_seconds: entry.age(now).as_secs_f64(),

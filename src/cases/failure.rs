@@ -7,6 +7,7 @@ use crate::config::Failure;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{KnownCaller, missing, split_query};
 use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
+use crate::policy::network::{ClientAddress, NetworkRule, WrongNetwork};
 use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Reason, Refusal};
 
@@ -15,16 +16,24 @@ pub fn label(check: &Check) -> String {
     let name = check.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
     let sender = match (&check.sender.name, &check.sender.caller) {
         (Some(name), _) => format!("as {name}"),
-        (None, KnownCaller::Active(abilities)) => format!("with {}", listed(abilities)),
+        (None, KnownCaller::Active(token)) => format!("with {}", listed(&token.abilities)),
         (None, _) => "without a token".to_owned(),
     };
-    format!("{name}{} {} {sender}", check.method, check.target)
+    let from = match check.client {
+        ClientAddress::Known(address) => format!(" from {address}"),
+        ClientAddress::Unknown | ClientAddress::Any => String::new(),
+    };
+    format!("{name}{} {} {sender}{from}", check.method, check.target)
 }
 
 /// Describes a failed check for people.
 pub fn explain(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Failure {
     let CheckResult { check, found, .. } = outcome;
     let rule = match found {
+        Some(found) if by_route_networks(&outcome.decision) => {
+            let from = tests.map.networks(found);
+            from.and_then(|from| Some((from.place.clone()?, format!("`from`: {}", from.networks.summary()))))
+        }
         Some(RouteMatch::Rule { route, rule }) => rule.place.clone().map(|place| {
             let by_query = outcome.decision.as_ref().err().and_then(|it| parameter(&tests.map, outcome, it));
             if let Some(NumberedRequirement { subject, requirement, place: Some(place) }) = by_query {
@@ -43,6 +52,11 @@ pub fn explain(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Failure {
     }
 }
 
+/// Whether the networks of the route refuse the request.
+const fn by_route_networks(decision: &Result<Reason, Refusal>) -> bool {
+    matches!(decision, Err(Refusal::WrongNetwork(NetworkRule::Route)))
+}
+
 /// The reason of the decision.
 fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
     let requirement = outcome.found.as_ref().and_then(|found| map.requirement(found).ok());
@@ -52,7 +66,7 @@ fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
         (Ok(_), Some(RouteMatch::NoRoute), _) => {
             "no route matches, and `unmapped: authenticated` allows every active token".to_owned()
         }
-        (Ok(_), _, KnownCaller::Active(abilities)) => allowed_because(requirement, abilities),
+        (Ok(_), _, KnownCaller::Active(token)) => allowed_because(requirement, &token.abilities),
         (Err(Refusal::BadRequest(why)), ..) => (*why).to_owned(),
         (Err(Refusal::MissingToken), ..) => "there is no token, and the route is not public".to_owned(),
         (Err(Refusal::MethodNotMapped), Some(RouteMatch::NoMethod { route }), _) => {
@@ -60,8 +74,12 @@ fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
         }
         (Err(Refusal::Unmapped), ..) => "no route matches".to_owned(),
         (Err(Refusal::Denied), ..) => "the rule is `deny`, which denies every token".to_owned(),
-        (Err(Refusal::MissingAbility(_)), _, KnownCaller::Active(abilities)) => {
-            denied_because(requirement, abilities)
+        (Err(Refusal::MissingAbility(_)), _, KnownCaller::Active(token)) => {
+            denied_because(requirement, &token.abilities)
+        }
+        (Err(Refusal::WrongNetwork(rule)), found, _) => {
+            let route = found.as_ref().and_then(|found| map.networks(found));
+            WrongNetwork { client: outcome.check.client, rule: *rule, route }.to_string()
         }
         (Err(refusal @ Refusal::QueryDenied { .. }), ..) => {
             let Some(parameter) = parameter(map, outcome, refusal) else {
@@ -126,6 +144,9 @@ fn hint(map: &AbilityMap, outcome: &CheckResult<'_>) -> Option<String> {
                 (names, _) => format!("all of {}", names.join(", ")),
             };
             Some(format!("{enough} would suffice, as would `*`"))
+        }
+        (Err(Refusal::WrongNetwork(_)), _) if outcome.check.client == ClientAddress::Unknown => {
+            Some("add the client's address to the case, such as `from: 10.1.2.3`".to_owned())
         }
         (Err(Refusal::MethodNotMapped), RouteMatch::NoMethod { route }) => {
             let methods: Vec<&str> = map.route(*route)?.rules().map(|(method, _)| method.as_str()).collect();

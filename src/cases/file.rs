@@ -1,5 +1,6 @@
 //! Policy test files: requests, and the decisions that are expected of a map.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -12,9 +13,11 @@ use crate::config::language::{
 };
 use crate::config::sections::SECRETS;
 use crate::config::sections::abilities::decode_ability;
+use crate::config::sections::address::Network;
 use crate::policy::ability::Abilities;
-use crate::policy::decision::KnownCaller;
+use crate::policy::decision::{ActiveToken, KnownCaller};
 use crate::policy::map::AbilityMap;
+use crate::policy::network::{ClientAddress, MOST_NETWORKS, Networks, parse_address};
 use crate::policy::source_location::SourceLocation;
 
 /// The most checks of a file: each row is multiplied by its callers.
@@ -50,6 +53,10 @@ section! {
         abilities: CaseAbilities,
         /// One of `callers`.
         caller: Option<Spanned<Text>>,
+        /// The client's address, such as 10.1.2.3. Without this key it is unknown, and routes with `from` refuse it.
+        from: Option<Address>,
+        /// The networks that requests of the token must come from. Without this key, it may be used from anywhere.
+        allowed_from: Option<Spanned<NetworkList>>,
         /// `allow`, or the status of the refusal: 400, 401 or 403.
         expect: Expected,
     }
@@ -87,6 +94,8 @@ pub struct Check {
     pub target: Box<str>,
     /// The sender of the request.
     pub sender: Rc<Sender>,
+    /// The client's address.
+    pub client: ClientAddress,
     /// The expected decision.
     pub expected: Expected,
     /// Its place in the file.
@@ -175,7 +184,7 @@ struct Compiler {
 impl Compiler {
     fn new(callers: &Named<AbilityList>) -> Self {
         let sender = |(key, granted): &(Key, AbilityList)| {
-            let caller = KnownCaller::Active(granted.0.clone());
+            let caller = KnownCaller::with(granted.0.clone());
             Rc::new(Sender { name: Some(key.text.clone()), caller })
         };
         Self {
@@ -208,7 +217,7 @@ impl Compiler {
     fn add_case(&mut self, number: usize, case: &Case, span: Span, decoder: &mut Decoder<'_>) {
         let sender = match (&case.abilities.0, &case.caller) {
             (Some(abilities), _) => {
-                Rc::new(Sender { name: None, caller: KnownCaller::Active(abilities.clone()) })
+                Rc::new(Sender { name: None, caller: KnownCaller::with(abilities.clone()) })
             }
             (None, None) => Rc::clone(&self.nobody),
             (None, Some(caller)) => match self.sender(&caller.value.0) {
@@ -219,12 +228,28 @@ impl Compiler {
                 }
             },
         };
+        let sender = match &case.allowed_from {
+            None => sender,
+            Some(list) => match &sender.caller {
+                KnownCaller::Active(token) => {
+                    let token = ActiveToken { allowed_from: Some(list.value.0.clone()), ..token.clone() };
+                    Rc::new(Sender { name: sender.name.clone(), caller: KnownCaller::Active(token) })
+                }
+                _ => {
+                    let error = Diagnostic::error("networks without a token")
+                        .key(format!("cases[{number}].allowed_from"))
+                        .at(list.span, "the case has no token");
+                    return decoder.record(error.hint("add `abilities`"));
+                }
+            },
+        };
+        let client = ClientAddress::from(case.from.map(|from| from.0));
         let name = case.name.as_ref().map(|name| Rc::from(&*name.0));
         let several = case.request.0.len() > 1;
         for request in &case.request.0 {
             let span = if several { request.span } else { span };
             let at = (span, decoder.place(span));
-            self.add(name.clone(), &request.value, &sender, case.expect, at, decoder);
+            self.add(name.clone(), &request.value, (&sender, client), case.expect, at, decoder);
         }
     }
 
@@ -249,7 +274,8 @@ impl Compiler {
             };
             let at = (key.span, decoder.place(key.span));
             for sender in senders {
-                self.add(None, &row.request, &sender, *expected, at.clone(), decoder);
+                let from = (&sender, ClientAddress::Unknown);
+                self.add(None, &row.request, from, *expected, at.clone(), decoder);
             }
         }
     }
@@ -274,7 +300,7 @@ impl Compiler {
         &mut self,
         name: Option<Rc<str>>,
         request: &RawRequest,
-        sender: &Rc<Sender>,
+        (sender, client): (&Rc<Sender>, ClientAddress),
         expected: Expected,
         (span, place): (Span, Option<SourceLocation>),
         decoder: &mut Decoder<'_>,
@@ -286,6 +312,7 @@ impl Compiler {
                 method,
                 target,
                 sender: Rc::clone(sender),
+                client,
                 expected,
                 place,
                 span,
@@ -339,6 +366,49 @@ impl Decode for AbilityList {
 }
 
 leaf_schema!(AbilityList, json_schema!({"type": "array", "items": {"type": "string", "minLength": 1}}));
+
+/// `from`: a client's address.
+#[derive(Clone, Copy, Debug)]
+struct Address(IpAddr);
+
+impl Decode for Address {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        const ADDRESS: &str = "an address such as `10.1.2.3` or `fd00::1`";
+        let text = decoder.string(node, ADDRESS)?;
+        parse_address(&text).map(Self).or_else(|| decoder.mismatch(node, "invalid address", ADDRESS))
+    }
+}
+
+leaf_schema!(Address, json_schema!({"type": "string", "pattern": "^[0-9a-fA-F.:]+$"}));
+
+/// `allowed_from`: the networks of a token.
+#[derive(Debug)]
+struct NetworkList(Networks);
+
+impl Decode for NetworkList {
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
+        let networks = Vec::<Network>::decode(node, decoder)?;
+        if networks.len() > MOST_NETWORKS {
+            let label = format!("{} networks; the limit is {MOST_NETWORKS}", networks.len());
+            return decoder.reject(Diagnostic::error("too many networks").at(node.span, label));
+        }
+        Some(Self(networks.into_iter().map(|network| network.0).collect()))
+    }
+}
+
+impl JsonSchema for NetworkList {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "NetworkList".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "array", "maxItems": MOST_NETWORKS, "items": Network::json_schema(generator)})
+    }
+}
 
 /// The abilities of the token of a case; `None` if the key is absent and there is no token.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use super::coverage::RuleCoverage;
 use super::{CheckResult, Expected, PolicyTests, explain, label};
 use crate::policy::decision::KnownCaller;
 use crate::policy::map::RouteMatch;
+use crate::policy::network::{ClientAddress, Networks};
 use crate::policy::refusal::Refusal;
 use crate::policy::source_location::SourceLocation;
 
@@ -24,7 +25,15 @@ pub fn result_value(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Value {
         "path": check.target,
         "caller": check.sender.name,
         "abilities": match &check.sender.caller {
-            KnownCaller::Active(abilities) => json!(abilities.names().collect::<Vec<_>>()),
+            KnownCaller::Active(token) => json!(token.abilities.names().collect::<Vec<_>>()),
+            _ => Value::Null,
+        },
+        "from": match check.client {
+            ClientAddress::Known(address) => json!(address),
+            ClientAddress::Unknown | ClientAddress::Any => Value::Null,
+        },
+        "allowed_from": match &check.sender.caller {
+            KnownCaller::Active(token) => json!(token.allowed_from.as_ref().map(Networks::texts)),
             _ => Value::Null,
         },
         "expected": word(check.expected),

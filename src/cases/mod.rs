@@ -6,7 +6,7 @@ mod file;
 pub mod json;
 pub mod junit;
 
-use crate::policy::decision::{decide, read_request, split_query};
+use crate::policy::decision::{RouteInputs, decide, read_request, split_query};
 use crate::policy::map::RouteMatch;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::response::own::status;
@@ -51,7 +51,8 @@ fn run_check<'tests>(tests: &'tests PolicyTests, check: &'tests Check) -> CheckR
         Ok((method, path)) => {
             let found = tests.map.find(&method, &path);
             let (_, query) = split_query(&check.target);
-            let decision = decide(&tests.map, &found, query, &check.sender.caller);
+            let decision =
+                decide(&tests.map, &found, RouteInputs::of(query, check.client), &check.sender.caller);
             CheckResult { check, found: Some(found), decision }
         }
         Err(refusal) => CheckResult { check, found: None, decision: Err(refusal) },

@@ -19,6 +19,7 @@ use crate::config::{self, LoadedAbilities};
 use crate::policy::difference::{
     Callers, Change, ComparedMap, Difference, OptionsChange, QueryChange, difference,
 };
+use crate::policy::network::Networks;
 use crate::policy::shadow::Mode;
 use crate::usage::query::{ReportQuery, Since};
 use crate::usage::report::Report;
@@ -123,7 +124,8 @@ fn table(
     if !difference.options.is_empty() {
         writeln!(output, "{HEADING}Options{HEADING:#}")?;
     }
-    for OptionsChange { path, body: (body, body_now), mode: (mode, mode_now), timeout } in &difference.options
+    for OptionsChange { path, body: (body, body_now), mode: (mode, mode_now), timeout, from } in
+        &difference.options
     {
         if body != body_now {
             let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
@@ -137,6 +139,13 @@ fn table(
             let limit =
                 |it: &Option<Duration>| it.map_or("backend.timeout".to_owned(), super::explain::duration);
             writeln!(output, "  {path}: timeout {} -> {}", limit(timeout), limit(timeout_now))?;
+        }
+        let (from, from_now) = from;
+        if from != from_now {
+            let networks = |from: &Option<Networks>| {
+                from.as_ref().map_or("anywhere".to_owned(), |networks| format!("[{networks}]"))
+            };
+            writeln!(output, "  {path}: from {} -> {}", networks(from), networks(from_now))?;
         }
     }
     if difference.is_empty() {
@@ -217,6 +226,7 @@ struct PrintedOption {
     body: Option<u64>,
     mode: &'static str,
     timeout: Option<String>,
+    from: Option<Vec<String>>,
 }
 
 fn json(
@@ -233,16 +243,17 @@ fn json(
         denied: change.denied.as_ref().map(callers),
         allowed: change.allowed.as_ref().map(callers),
     });
-    let option = |body, mode: Mode, timeout: Option<Duration>| PrintedOption {
+    let option = |body, mode: Mode, timeout: Option<Duration>, from: &Option<Networks>| PrintedOption {
         body,
         mode: mode.as_str(),
         timeout: timeout.map(super::explain::duration),
+        from: from.as_ref().map(Networks::texts),
     };
     let options =
-        difference.options.iter().map(|OptionsChange { path, body, mode, timeout }| PrintedOptions {
+        difference.options.iter().map(|OptionsChange { path, body, mode, timeout, from }| PrintedOptions {
             path,
-            old: option(body.0, mode.0, timeout.0),
-            new: option(body.1, mode.1, timeout.1),
+            old: option(body.0, mode.0, timeout.0, &from.0),
+            new: option(body.1, mode.1, timeout.1, &from.1),
         });
     let queries = difference.queries.iter().map(|change| PrintedQuery {
         path: &change.path,

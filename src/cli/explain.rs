@@ -6,11 +6,13 @@ mod nearest;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anstyle::{AnsiColor, Color, Style};
 use http::Method;
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::routes::colour;
@@ -18,8 +20,11 @@ use super::token_input::bearer_fields;
 use super::{ConfigArgument, Exit, abilities, output, report, show, token_from_stdin};
 use crate::config;
 use crate::policy::bearer::Token;
-use crate::policy::decision::{KnownCaller, decide, missing, read_request, split_query};
+use crate::policy::decision::{
+    ActiveToken, KnownCaller, RouteInputs, decide, missing, read_request, split_query,
+};
 use crate::policy::map::{AbilityMap, RouteMatch};
+use crate::policy::network::{ClientAddress, RouteNetworks, WrongNetwork, parse_address, parse_network};
 use crate::policy::path::decoded;
 use crate::policy::query::{NumberedRequirement, QueryRules};
 use crate::policy::refusal::{Reason, Refusal};
@@ -45,6 +50,26 @@ pub(crate) struct Arguments {
     /// Read a token from standard input and introspect it with the `introspection` of the configuration
     #[arg(long)]
     token_stdin: bool,
+    /// The client's address, such as 10.1.2.3; without this it is unknown, and routes with `from` refuse it
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    from: Option<IpAddr>,
+    /// The networks that the token may be used from, separated by commas; '' is a token that may be used from nowhere
+    #[arg(long, value_delimiter = ',', value_name = "NETWORKS", value_parser = network, requires = "abilities")]
+    allowed_from: Option<Vec<Listed>>,
+}
+
+/// An element of `--allowed-from`; `None` if it is empty.
+type Listed = Option<IpNet>;
+
+fn address(text: &str) -> Result<IpAddr, &'static str> {
+    parse_address(text).ok_or("not an address such as 10.1.2.3 or fd00::1")
+}
+
+fn network(text: &str) -> Result<Listed, &'static str> {
+    match text.trim() {
+        "" => Ok(None),
+        text => parse_network(text).map(Some).ok_or("not a network such as 10.0.0.0/8 or fd00::/8"),
+    }
 }
 
 impl Arguments {
@@ -67,7 +92,7 @@ impl Arguments {
             if let Some(holder) = holder {
                 step(out, "token of", holder)?;
             }
-            verdict = explain(&loaded.map, &self.method, &self.path, &caller, out)?;
+            verdict = explain(&loaded.map, (&self.method, &self.path), &caller, self.from.into(), out)?;
             Ok(())
         });
         if printed == Exit::Success { verdict } else { printed }
@@ -80,7 +105,11 @@ impl Arguments {
         }
         let caller = match &self.abilities {
             // `--abilities ''` is a token without abilities.
-            Some(names) => KnownCaller::Active(abilities(names)),
+            Some(names) => {
+                let networks = self.allowed_from.as_ref();
+                let allowed_from = networks.map(|list| list.iter().flatten().copied().collect());
+                KnownCaller::Active(ActiveToken { abilities: abilities(names), allowed_from })
+            }
             None => KnownCaller::Nobody,
         };
         Ok((caller, None))
@@ -115,7 +144,10 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
             let holder = holder(&verdict);
             let caller = match verdict.has_expired(SystemTime::now()) {
                 true => KnownCaller::Refused(Refusal::ExpiredToken),
-                false => KnownCaller::Active(verdict.abilities),
+                false => {
+                    let Verdict { abilities, allowed_from, .. } = verdict;
+                    KnownCaller::Active(ActiveToken { abilities, allowed_from })
+                }
             };
             (caller, Some(holder))
         }
@@ -143,16 +175,16 @@ pub(super) fn holder(verdict: &Verdict) -> String {
 /// Writes the steps of a decision in the gateway's order.
 fn explain(
     map: &AbilityMap,
-    method: &str,
-    target: &str,
+    request: (&str, &str),
     caller: &KnownCaller,
+    client: ClientAddress,
     output: &mut dyn Write,
 ) -> io::Result<Exit> {
     let verdict = |output: &mut dyn Write, colour, text: String| {
         let style = Style::new().bold().fg_color(Some(Color::Ansi(colour)));
         step(output, "verdict", format_args!("{style}{text}{style:#}"))
     };
-    match steps(map, method, target, caller, output)? {
+    match steps(map, request, caller, client, output)? {
         Ok(reason) => {
             verdict(output, AnsiColor::Green, format!("allowed ({})", reason.as_str()))?;
             Ok(Exit::Success)
@@ -172,9 +204,9 @@ fn explain(
 
 fn steps(
     map: &AbilityMap,
-    method: &str,
-    target: &str,
+    (method, target): (&str, &str),
     caller: &KnownCaller,
+    client: ClientAddress,
     output: &mut dyn Write,
 ) -> io::Result<Result<Reason, Refusal>> {
     step(output, "request", format_args!("{method} {target}"))?;
@@ -217,6 +249,10 @@ fn steps(
             if let (Some(rules), Some(query)) = (rules, query) {
                 query_steps(rules, query, output)?;
             }
+            if let Some(RouteNetworks { networks, place }) = map.networks(&found) {
+                let place = place.as_ref().map(|place| format!(" ({}:{})", place.file, place.line));
+                step(output, "from", format_args!("{networks}{}", place.unwrap_or_default()))?;
+            }
             if let Some(body) = map.route(*route).and_then(|route| route.options().body) {
                 step(output, "body", format_args!("{} at most, instead of `limits.body`", size(body)))?;
             }
@@ -234,16 +270,21 @@ fn steps(
         }
         RouteMatch::NoRoute => step(output, "route", "none (unmapped)")?,
     }
-    let decision = decide(map, &found, query, caller);
+    let decision = decide(map, &found, RouteInputs::of(query, client), caller);
     if decision == Ok(Reason::Public) {
         return Ok(decision);
     }
     match caller {
         KnownCaller::Nobody => step(output, "token", "none")?,
-        KnownCaller::Active(abilities) => {
+        KnownCaller::Active(ActiveToken { abilities, allowed_from }) => {
             let names: Vec<&str> = abilities.names().collect();
             let names = if names.is_empty() { "no abilities".to_owned() } else { names.join(", ") };
             step(output, "token", format_args!("active, with {names}"))?;
+            match allowed_from {
+                None => {}
+                Some(networks) if networks.iter().len() == 0 => step(output, "token from", "nowhere")?,
+                Some(networks) => step(output, "token from", networks)?,
+            }
         }
         KnownCaller::Refused(refusal) => step(output, "token", refusal.reason().as_str())?,
     }
@@ -259,8 +300,11 @@ fn steps(
     if let Some(parameter) = parameter {
         step(output, "denied by", parameter.located())?;
     }
-    if let (Some(requirement), KnownCaller::Active(abilities)) = (requirement, caller) {
-        let missing = missing(requirement, abilities);
+    if let Err(Refusal::WrongNetwork(rule)) = &decision {
+        step(output, "denied by", WrongNetwork { client, rule: *rule, route: map.networks(&found) })?;
+    }
+    if let (Some(requirement), KnownCaller::Active(token)) = (requirement, caller) {
+        let missing = missing(requirement, &token.abilities);
         if !missing.is_empty() {
             step(output, "missing", missing.join(", "))?;
         }
@@ -276,7 +320,8 @@ fn steps(
         step(output, "mode", text)?;
     }
     if let Err(refusal) = &decision
-        && let Some(advice) = advice::advice(refusal, requirement.or(map.requirement(&found).ok()), caller)
+        && let Some(advice) =
+            advice::advice(refusal, requirement.or(map.requirement(&found).ok()), caller, client)
     {
         step(output, "advice", advice)?;
     }

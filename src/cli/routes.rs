@@ -13,8 +13,7 @@ use self::callable::Callable;
 use super::{ConfigArgument, Exit, abilities, output, report, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
-use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
-use crate::policy::query::QueryRules;
+use crate::policy::map::{AbilityMap, RouteMatch, RouteOptions, Unmapped};
 use crate::policy::shadow::Mode;
 
 /// Print the effective ability map in matching order; reads no secrets and no environment
@@ -82,29 +81,35 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
         Unmapped::Deny => Requirement::deny(),
         Unmapped::Authenticated => Requirement::authenticated(),
     };
-    let rows: Vec<(&str, &str, &Requirement, Mode, Option<&QueryRules>)> = map
+    let rows: Vec<(&str, &str, &Requirement, Mode, &RouteOptions)> = map
         .routes()
         .enumerate()
         .flat_map(|(number, route)| {
             let mode = map.mode(&RouteMatch::NoMethod { route: number });
             route.rules().map(move |(method, rule)| {
-                let query = route.options().query.as_deref();
-                (method.as_str(), route.template(), &rule.requirement, mode, query)
+                (method.as_str(), route.template(), &rule.requirement, mode, route.options())
             })
         })
-        .chain([("*", "(unmapped)", &unmapped, map.mode(&RouteMatch::NoRoute), None)])
+        .chain([(
+            "*",
+            "(unmapped)",
+            &unmapped,
+            map.mode(&RouteMatch::NoRoute),
+            map.options(&RouteMatch::NoRoute),
+        )])
         .collect();
     let width = rows.iter().map(|(_, path, ..)| path.chars().count()).max().unwrap_or_default();
 
     writeln!(output, "{HEADING}{:7}  {:width$}  REQUIREMENT{HEADING:#}", "METHOD", "PATH")?;
-    for (method, path, requirement, mode, query) in rows {
+    for (method, path, requirement, mode, RouteOptions { query, from, .. }) in rows {
         let style = colour(requirement);
-        // A public rule without rules for the query denies nothing, so its mode has no effect.
-        let is_shadowed =
-            mode == Mode::Shadow && (*requirement.kind() != RequirementKind::Public || query.is_some());
-        let query = query.map(|rules| format!("  query {rules}")).unwrap_or_default();
+        // A public rule without rules for query and networks denies nothing, so its mode has no effect.
+        let may_deny = *requirement.kind() != RequirementKind::Public || query.is_some() || from.is_some();
+        let is_shadowed = mode == Mode::Shadow && may_deny;
+        let query = query.as_ref().map(|rules| format!("  query {rules}")).unwrap_or_default();
+        let from = from.as_ref().map(|from| format!("  from [{}]", from.networks)).unwrap_or_default();
         let mode = if is_shadowed { "  (shadow: not enforced)" } else { "" };
-        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{query}{mode}")?;
+        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{query}{from}{mode}")?;
     }
     Ok(())
 }
@@ -164,7 +169,7 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::policy::map::{MapBuilder, RouteOptions};
+    use crate::policy::map::MapBuilder;
 
     fn map() -> AbilityMap {
         let mut builder = MapBuilder::new(Unmapped::Deny);

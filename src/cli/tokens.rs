@@ -152,21 +152,40 @@ impl Selection {
 
 fn table(tokens: &[Value], output: &mut dyn Write) -> io::Result<()> {
     let text = |token: &Value, key: &str| sanitize(token.get(key).and_then(Value::as_str).unwrap_or("-"));
-    let rows: Vec<[String; 5]> = tokens
+    let rows: Vec<[String; 6]> = tokens
         .iter()
         .map(|token| {
             let age = token.get("verdict_age_seconds").and_then(Value::as_f64).unwrap_or_default();
             let abilities = token.get("abilities").and_then(Value::as_array).into_iter().flatten();
             let abilities: Vec<&str> = abilities.filter_map(Value::as_str).collect();
+            let networks = token.get("allowed_from").and_then(Value::as_array);
             [
                 text(token, "id"),
                 text(token, "name"),
                 format!("{age:.0}s"),
                 text(token, "expires_at"),
+                networks.map_or("anywhere".to_owned(), |networks| from(networks)),
                 sanitize(&abilities.join(" ")),
             ]
         })
         .collect();
-    let columns = [("ID", Left), ("NAME", Left), ("AGE", Right), ("EXPIRES", Left), ("ABILITIES", Left)];
+    let columns = [
+        ("ID", Left),
+        ("NAME", Left),
+        ("AGE", Right),
+        ("EXPIRES", Left),
+        ("FROM", Left),
+        ("ABILITIES", Left),
+    ];
     table::write(columns, &rows, output)
+}
+
+/// The first two networks that a token may be used from, and the number of the others.
+fn from(networks: &[Value]) -> String {
+    let named: Vec<&str> = networks.iter().take(2).filter_map(Value::as_str).collect();
+    match networks.len() {
+        0 => "nowhere".to_owned(),
+        1 | 2 => sanitize(&named.join(",")),
+        many => format!("{} and {} more", sanitize(&named.join(",")), many - 2),
+    }
 }

@@ -368,6 +368,8 @@ pub struct ResponsePointers {
     pub created_at: Option<JsonPointer>,
     /// `workspace_id`
     pub workspace_id: Option<JsonPointer>,
+    /// `allowed_from`
+    pub allowed_from: Option<JsonPointer>,
 }
 
 /// `introspection`

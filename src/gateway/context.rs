@@ -15,8 +15,9 @@ use crate::client::call::Call;
 use crate::client::pool::CallerAccount;
 use crate::downstream::Downstream;
 use crate::policy::client;
-use crate::policy::decision::QueryInputs;
+use crate::policy::decision::RouteInputs;
 use crate::policy::headers;
+use crate::policy::network::ClientAddress;
 use crate::policy::target::Target;
 use crate::policy::upgrade::Handshake;
 use crate::response::record::{RequestRecord, new_request_id};
@@ -50,6 +51,8 @@ pub(super) struct ReadRequest<'a> {
     pub(super) head: &'a Parts,
     pub(super) target: Target<'a>,
     pub(super) has_body: bool,
+    /// The client's address.
+    pub(super) client: ClientAddress,
     /// Whether the client waits for a 100 (Continue) before it sends the body.
     pub(super) expects_continue: bool,
     /// The handshake, if the request asks for a tunnel.
@@ -57,10 +60,10 @@ pub(super) struct ReadRequest<'a> {
 }
 
 impl ReadRequest<'_> {
-    /// The inputs of rules for the query.
-    pub(super) fn query_inputs(&self) -> QueryInputs<'_> {
+    /// The inputs of its route's options.
+    pub(super) fn route_inputs(&self) -> RouteInputs<'_> {
         let has_unexpected_body = self.has_body && matches!(self.head.method, Method::GET | Method::HEAD);
-        QueryInputs { query: self.target.query, has_unexpected_body }
+        RouteInputs { client: self.client, query: self.target.query, has_unexpected_body }
     }
 }
 

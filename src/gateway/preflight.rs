@@ -9,7 +9,6 @@ use crate::policy::cors::{self, Preflight};
 use crate::policy::decision::Permit;
 use crate::policy::headers::Credentials;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::target::Target;
 use crate::response::record::RequestRecord;
 
 impl Gateway {
@@ -23,7 +22,7 @@ impl Gateway {
         if request.has_body {
             return Err(Refusal::BadRequest("CORS preflight with a body"));
         }
-        let permit = self.decide_preflight(&request.target, requested, &mut context.record)?;
+        let permit = self.decide_preflight(request, requested, &mut context.record)?;
         match self.settings.cors.preflight {
             Preflight::Answer => Ok(Outcome::Preflight(requested.clone())),
             Preflight::Forward => {
@@ -37,17 +36,19 @@ impl Gateway {
     /// Decides on a preflight by the request that it announces, without credentials.
     fn decide_preflight(
         &self,
-        target: &Target<'_>,
+        request: &ReadRequest<'_>,
         requested: &HeaderValue,
         record: &mut RequestRecord,
     ) -> Result<Permit, Refusal> {
+        let target = &request.target;
         let (abilities, overriding) = (&self.settings.abilities, self.settings.backend.method_override);
-        let (found, permit) = cors::decide(abilities, &target.path, target.query, requested, overriding);
+        let (found, permit) =
+            cors::decide(abilities, &target.path, request.route_inputs(), requested, overriding);
         self.record_route(&found, target, record);
         let permit = match &self.settings.shadow {
             None => permit,
             Some(shadow) => {
-                self.decide_preflight_in_shadow(shadow, target, requested, record, &found, permit)
+                self.decide_preflight_in_shadow(shadow, request, requested, record, &found, permit)
             }
         };
         if let Some(uncovered) = &mut record.uncovered {

@@ -13,12 +13,12 @@ use super::{AllowedRequest, Caller, Gateway};
 use crate::config::settings::Shadow;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
-use crate::policy::decision::{self, Known, NeedsVerdict, Permit, QueryInputs, Routed, decide_by};
+use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, decide_by};
 use crate::policy::map::{AbilityMap, RouteMatch};
+use crate::policy::network::{NetworkRule, RouteNetworks};
 use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole, change};
-use crate::policy::target::Target;
 use crate::response::record::RequestRecord;
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::hash::TokenHash;
@@ -56,7 +56,7 @@ impl Gateway {
         refusal: Refusal,
     ) -> Result<AllowedRequest<'_>, Refusal> {
         let map = &self.settings.abilities;
-        let routed = decision::route(map, &record.method, &request.target.path, request.query_inputs());
+        let routed = decision::route(map, &record.method, &request.target.path, request.route_inputs());
         let found = routed.found();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = record.token.as_ref().zip(routed.with_any_token()).and_then(|(cached, needs_verdict)| {
@@ -66,7 +66,7 @@ impl Gateway {
         let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
         let options = map.options(found);
-        record.note_denied_parameter(&refusal);
+        record.note_denied_rule(&refusal);
         let rule = LogRule::refused(MapRole::Enforced, map, found, &record.method, &refusal).to_string();
         let (permit, caller) = match token {
             Ok(token) => match self.cached_token(token, record, refusal).await {
@@ -126,7 +126,7 @@ impl Gateway {
     ) -> Option<Refusal> {
         let is_unanswered = matches!(refusal, Refusal::NoVerdict | Refusal::Overloaded);
         if is_unanswered && self.lookup.is_usable(cached, now) {
-            needs_verdict.authorize(&cached.verdict.abilities).err()
+            needs_verdict.authorize(cached.verdict.rights()).err()
         } else {
             None
         }
@@ -149,19 +149,20 @@ impl Gateway {
     pub(super) fn decide_preflight_in_shadow(
         &self,
         shadow: &Shadow,
-        target: &Target<'_>,
+        request: &ReadRequest<'_>,
         requested: &HeaderValue,
         record: &mut RequestRecord,
         found: &RouteMatch<'_>,
         permit: Result<Permit, Refusal>,
     ) -> Result<Permit, Refusal> {
+        let target = &request.target;
         let Some(method) = cors::supported_method(&target.path, requested) else { return permit };
         let permit = permit.or_else(|refusal| {
             let map = &self.settings.abilities;
-            let routed = Routed::of(map, *found, QueryInputs::of(target.query));
+            let routed = Routed::of(map, *found, request.route_inputs());
             let permit = routed.permit_in_shadow(shadow.authentication, &refusal);
             let permit = permit.ok_or_else(|| refusal.clone())?;
-            record.note_denied_parameter(&refusal);
+            record.note_denied_rule(&refusal);
             let rule = LogRule::refused(MapRole::Enforced, map, found, &method, &refusal);
             let label = self.label(found, None);
             record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, label, rule.to_string(), None);
@@ -170,7 +171,7 @@ impl Gateway {
         if let Some(candidate) = &shadow.candidate {
             let overriding = self.settings.backend.method_override;
             let (candidate_found, decided) =
-                cors::decide(candidate, &target.path, target.query, requested, overriding);
+                cors::decide(candidate, &target.path, request.route_inputs(), requested, overriding);
             let by_candidate = candidate.check_path(&target.path).and(decided).map(|_permit| Reason::Public);
             let routes = (found, candidate, &candidate_found);
             self.note_difference(permit.is_ok(), &by_candidate, routes, &method, record, None);
@@ -186,14 +187,14 @@ impl Gateway {
         record: &mut RequestRecord,
         decided: &Result<AllowedRequest<'_>, Refusal>,
     ) {
-        let inputs = request.query_inputs();
+        let inputs = request.route_inputs();
         let routed = decision::route(candidate, &record.method, &request.target.path, inputs);
         let found = *routed.found();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = match (decided, &record.token, &token) {
             // Not a refusal by the map: another map would not change it.
             (Err(refusal), ..) if !refusal.is_authorization_refusal() => return,
-            (_, Some(cached), _) => Known::Active(&cached.verdict.abilities),
+            (_, Some(cached), _) => Known::Active(cached.verdict.rights()),
             (Ok(AllowedRequest { caller: Caller::Unauthenticated(refusal), .. }), ..) => {
                 Known::Refused(refusal)
             }
@@ -209,7 +210,7 @@ impl Gateway {
             (None, Ok(token)) => {
                 let verdict = self.verdict_for_candidate(token, record, decided.is_ok()).await;
                 let known = match &verdict {
-                    Some(Ok(cached)) => Known::Active(&cached.verdict.abilities),
+                    Some(Ok(cached)) => Known::Active(cached.verdict.rights()),
                     Some(Err(refusal)) => Known::Refused(refusal),
                     None => Known::Token,
                 };
@@ -256,8 +257,7 @@ impl Gateway {
         let Some(change) = change(forwarded, by_candidate) else { return };
         let rule = match by_candidate {
             Ok(reason) => {
-                let rule =
-                    LogRule { side: MapRole::Candidate, found, parameter: None, method, reason: *reason };
+                let rule = LogRule { side: MapRole::Candidate, found, option: None, method, reason: *reason };
                 rule.to_string()
             }
             Err(refusal) => {
@@ -282,12 +282,22 @@ struct LogRule<'a> {
     side: MapRole,
     /// The result of that side's map.
     found: &'a RouteMatch<'a>,
-    /// The requirement of a query parameter, if it decides.
-    parameter: Option<&'a NumberedRequirement>,
+    /// The option of the route, or of the token, if one decides.
+    option: Option<DecidingOption<'a>>,
     /// The method that was looked up.
     method: &'a Method,
     /// The outcome of the decision.
     reason: Reason,
+}
+
+/// What decides besides the requirement of a method.
+enum DecidingOption<'a> {
+    /// The requirement of a query parameter.
+    Parameter(&'a NumberedRequirement),
+    /// The networks of the route.
+    From(&'a RouteNetworks),
+    /// The networks of the token.
+    AllowedFrom,
 }
 
 impl<'a> LogRule<'a> {
@@ -299,23 +309,33 @@ impl<'a> LogRule<'a> {
         method: &'a Method,
         refusal: &Refusal,
     ) -> Self {
-        let parameter = match refusal {
+        let option = match refusal {
             Refusal::QueryDenied { rule, .. } => {
-                map.query_rules(found).and_then(|rules| rules.requirement(*rule))
+                let rules = map.query_rules(found);
+                rules.and_then(|rules| rules.requirement(*rule)).map(DecidingOption::Parameter)
             }
+            Refusal::WrongNetwork(NetworkRule::Route) => map.networks(found).map(DecidingOption::From),
+            Refusal::WrongNetwork(NetworkRule::Token) => Some(DecidingOption::AllowedFrom),
             _ => None,
         };
-        Self { side, found, parameter, method, reason: refusal.reason() }
+        Self { side, found, option, method, reason: refusal.reason() }
     }
 }
 
 impl Display for LogRule<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.side.as_str())?;
-        match (self.found, self.parameter) {
-            (_, Some(parameter)) => {
+        match (self.found, &self.option) {
+            (_, Some(DecidingOption::Parameter(parameter))) => {
                 write!(formatter, " {}: {}", parameter.located(), parameter.requirement)?;
             }
+            (_, Some(DecidingOption::From(RouteNetworks { networks, place }))) => {
+                if let Some(place) = place {
+                    write!(formatter, " {place}")?;
+                }
+                write!(formatter, " from {}", networks.summary())?;
+            }
+            (_, Some(DecidingOption::AllowedFrom)) => formatter.write_str(" the token's networks")?,
             (RouteMatch::Rule { rule, .. }, None) => {
                 if let Some(place) = &rule.place {
                     write!(formatter, " {place}")?;
@@ -369,7 +389,7 @@ mod tests {
         ] {
             let found = map.find(&method, &CanonicalPath::new(path).unwrap());
             assert_eq!(
-                LogRule { side, found: &found, parameter: None, method: &method, reason }.to_string(),
+                LogRule { side, found: &found, option: None, method: &method, reason }.to_string(),
                 text
             );
         }

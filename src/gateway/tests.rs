@@ -114,6 +114,7 @@ impl TestGateway {
             context: None,
             created_at: None,
             workspace_id: None,
+            allowed_from: None,
         };
         let (now, wall, cache) = (Instant::now(), SystemTime::now(), &self.shared.cache);
         cache.store(TokenHash::of(token), verdict, cache.generation(), now, now, wall);

@@ -11,6 +11,7 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
+use super::context::ReadRequest;
 use super::{Caller, Gateway};
 use crate::backend::tunnel::{self, Client, Traffic};
 use crate::client::pool::Upgraded;
@@ -18,10 +19,10 @@ use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
 use crate::limits::tunnels::TunnelGuard;
 use crate::policy::bearer::KeptToken;
-use crate::policy::decision::{self, NextStep, QueryInputs};
+use crate::policy::decision::{self, NextStep, RouteInputs};
+use crate::policy::network::ClientAddress;
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::target::Target;
 use crate::response::record::{Recorder, RequestRecord};
 use crate::tokens::lookup::{CachedToken, LookupRequest, LookupStats};
 
@@ -37,6 +38,8 @@ pub type TunnelSlot = Cell<Option<Box<Tunnel>>>;
 /// The request of a tunnel, as far as later decisions need it.
 pub(super) struct UpgradeRequest {
     pub(super) path: CanonicalPath<'static>,
+    /// The client's address.
+    client: ClientAddress,
     /// The query, which may contain credentials; `None` without one.
     query: Option<Zeroizing<String>>,
     /// The token and its latest verdict; `None` on a public route.
@@ -46,18 +49,19 @@ pub(super) struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
-    pub(super) fn new(target: &Target<'_>, caller: &Caller, counted: Box<TunnelGuard>) -> Self {
+    pub(super) fn new(request: &ReadRequest<'_>, caller: &Caller, counted: Box<TunnelGuard>) -> Self {
+        let ReadRequest { target, client, .. } = request;
         let token = match caller {
             Caller::Token(cached, authorization) => Some((KeptToken::new(authorization), Rc::clone(cached))),
             Caller::Public | Caller::Unauthenticated(_) => None,
         };
         let query = target.query.map(|query| Zeroizing::new(query.to_owned()));
-        Self { path: target.path.clone().into_owned(), query, token, _counted: counted }
+        Self { path: target.path.clone().into_owned(), client: *client, query, token, _counted: counted }
     }
 
-    /// The inputs of rules for the query. A request for a tunnel has no body.
-    fn query_inputs(&self) -> QueryInputs<'_> {
-        QueryInputs::of(self.query.as_ref().map(|query| query.as_str()))
+    /// The inputs of its route's options. A request for a tunnel has no body.
+    fn route_inputs(&self) -> RouteInputs<'_> {
+        RouteInputs::of(self.query.as_ref().map(|query| query.as_str()), self.client)
     }
 }
 
@@ -142,6 +146,7 @@ impl Tunnel {
             }
             TunnelEnd::Refused(refusal) => {
                 let reason = refusal.reason();
+                record.note_denied_rule(&refusal);
                 tracing::info!(
                     request_id = id,
                     reason = reason.as_str(),
@@ -159,8 +164,8 @@ impl Gateway {
         let map = &self.settings.abilities;
         // A reload may have changed the map.
         map.check_path(&upgrade.path)?;
-        let UpgradeRequest { path, query, token, .. } = upgrade;
-        let inputs = QueryInputs::of(query.as_ref().map(|query| query.as_str()));
+        let UpgradeRequest { path, client, query, token, .. } = upgrade;
+        let inputs = RouteInputs::of(query.as_ref().map(|query| query.as_str()), *client);
         let routed = decision::route(map, &Method::GET, path, inputs);
         let enforce_unless_shadowed = |refusal| self.enforce_unless_shadowed(routed, refusal);
         let needs_token = match routed.next() {
@@ -240,7 +245,7 @@ async fn watch(
 fn is_settled(gateway: &Gateway, upgrade: &UpgradeRequest, now: Instant) -> bool {
     upgrade.token.as_ref().is_none_or(|(_, cached)| {
         let map = &gateway.settings.abilities;
-        let routed = decision::route(map, &Method::GET, &upgrade.path, upgrade.query_inputs());
+        let routed = decision::route(map, &Method::GET, &upgrade.path, upgrade.route_inputs());
         let introspected_since = routed
             .with_any_token()
             .and_then(|needs_verdict| gateway.oldest_introspection(&needs_verdict, now, PAUSE));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Gateway;
 use crate::policy::bearer::Token;
 use crate::policy::decision::{NeedsVerdict, Permit};
+use crate::policy::network::NetworkRule;
 use crate::policy::refusal::Refusal;
 use crate::response::record::RequestRecord;
 use crate::tokens::hash::TokenHash;
@@ -45,7 +46,7 @@ impl Gateway {
     ) -> Result<Permit, Refusal> {
         let Authentication { needs_verdict, introspected_since, .. } = *authentication;
         if cached.is_introspected_since(introspected_since)
-            && let Ok(permit) = needs_verdict.authorize(&cached.verdict.abilities)
+            && let Ok(permit) = needs_verdict.authorize(cached.verdict.rights())
         {
             return Ok(permit);
         }
@@ -53,7 +54,7 @@ impl Gateway {
         Box::pin(self.authorize_anew(authentication, cached, record)).await
     }
 
-    /// Authorizes a request whose cached verdict lacks an ability or is too old.
+    /// Authorizes a request that its cached verdict does not allow, or whose verdict is too old.
     async fn authorize_anew(
         &self,
         authentication: &Authentication<'_>,
@@ -70,13 +71,13 @@ impl Gateway {
             // The ability was added, and an introspection that began before this request has reported it.
             *cached = self.lookup.verdict(&request, stats).await?;
             record.token = Some(Rc::clone(cached));
-            permit = needs_verdict.authorize(&cached.verdict.abilities);
+            permit = needs_verdict.authorize(cached.verdict.rights());
         }
         permit
     }
 
-    /// The permit of a token with the required abilities. A cached verdict that lacks one may be out of date, so the token
-    /// is introspected once more: the guide's remedy for a 403 is to update the token.
+    /// The permit of a token with the required abilities. A cached verdict that lacks one, or has the wrong networks, may be
+    /// out of date, so the token is introspected once more: the guide's remedy for a 403 is to update the token.
     pub(super) async fn authorize_or_reintrospect(
         &self,
         request: &LookupRequest<'_>,
@@ -84,8 +85,10 @@ impl Gateway {
         needs_verdict: NeedsVerdict<'_>,
         stats: &mut LookupStats,
     ) -> Result<Permit, Refusal> {
-        let denied = match needs_verdict.authorize(&cached.verdict.abilities) {
+        let denied = match needs_verdict.authorize(cached.verdict.rights()) {
             Ok(permit) => return Ok(permit),
+            // No verdict changes the networks of the route.
+            Err(denied @ Refusal::WrongNetwork(NetworkRule::Route)) => return Err(denied),
             Err(denied) => denied,
         };
         let request = LookupRequest { now: Instant::now(), ..*request };
@@ -93,7 +96,7 @@ impl Gateway {
             None => Err(denied),
             Some(Ok(newer)) => {
                 *cached = newer;
-                needs_verdict.authorize(&cached.verdict.abilities)
+                needs_verdict.authorize(cached.verdict.rights())
             }
             Some(Err(Refusal::NoVerdict | Refusal::Overloaded))
                 if self.lookup.may_serve_stale(cached, Instant::now()) =>
@@ -120,13 +123,13 @@ impl Gateway {
         now.checked_sub(max_age.max(least))
     }
 
-    /// Whether the cached verdict of a token lacks a required ability. `cache.max_age` bounds the age of verdicts that
-    /// allow a request. A token without the ability must not cost an introspection for each of its requests: an ability
-    /// that was added is found by the re-introspection before a 403, once per `negative_ttl`.
+    /// Whether the cached verdict of a token refuses the request, such as for a missing ability. `cache.max_age` bounds the age of verdicts that
+    /// allow a request. A token that is refused must not cost an introspection for each of its requests: an ability that
+    /// was added is found by the re-introspection before a 403, once per `negative_ttl`.
     #[cold]
     fn is_known_to_lack(&self, token: Token<'_>, needs_verdict: NeedsVerdict<'_>, now: Instant) -> bool {
         let known = self.lookup.peek(&TokenHash::of(token.as_bytes()), now);
-        let lacks = |cached: Rc<CachedToken>| needs_verdict.authorize(&cached.verdict.abilities).is_err();
+        let lacks = |cached: Rc<CachedToken>| needs_verdict.authorize(cached.verdict.rights()).is_err();
         known.is_some_and(|known| known.is_ok_and(lacks))
     }
 }

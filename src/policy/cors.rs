@@ -9,7 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::ability::RequirementKind;
-use super::decision::{self, Permit, QueryInputs};
+use super::decision::{self, Permit, RouteInputs};
 use super::field_values::only;
 use super::map::{AbilityMap, RouteMatch};
 use super::method::MethodOverride;
@@ -71,7 +71,7 @@ pub fn requested_method<'a>(method: &Method, fields: &'a HeaderMap) -> Option<&'
     only(fields, &ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Looks up the request that a preflight for `path` and `query` announces, and decides whether to permit the preflight.
+/// Looks up the request that a preflight for `path` with these `inputs` announces, and decides whether to permit the preflight.
 ///
 /// Browsers send preflights without credentials. So a preflight is permitted if some token could send the announced
 /// request. That gives no access: the preflight is forwarded without a token and cookies, Laravel responds to it before
@@ -80,11 +80,11 @@ pub fn requested_method<'a>(method: &Method, fields: &'a HeaderMap) -> Option<&'
 ///
 /// # Errors
 /// The inner result is [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`]; because of the query,
-/// [`Refusal::BadRequest`] or [`Refusal::QueryDenied`].
+/// [`Refusal::BadRequest`] or [`Refusal::QueryDenied`]; because of the route's networks, [`Refusal::WrongNetwork`].
 pub fn decide<'map>(
     map: &'map AbilityMap,
     path: &CanonicalPath<'_>,
-    query: Option<&'map str>,
+    inputs: RouteInputs<'map>,
     requested: &HeaderValue,
     overriding: MethodOverride,
 ) -> (RouteMatch<'map>, Result<Permit, Refusal>) {
@@ -101,7 +101,7 @@ pub fn decide<'map>(
         };
     };
     let decided = |method: &Method| {
-        let routed = decision::route(map, method, path, QueryInputs::of(query));
+        let routed = decision::route(map, method, path, inputs);
         (*routed.found(), routed.permit_preflight())
     };
     let as_sent = decided(&requested);
@@ -250,12 +250,13 @@ mod tests {
         ] {
             let (map, path) = (map(setting), CanonicalPath::new(path).unwrap());
             let requested = HeaderValue::from_static(requested);
-            let found = decide(&map, &path, None, &requested, overriding).1.map(|_permit| ());
+            let found =
+                decide(&map, &path, RouteInputs::default(), &requested, overriding).1.map(|_permit| ());
             assert_eq!(found, expected, "{requested:?} {} of {setting:?}, {overriding:?}", path.as_str());
         }
         let map = map(Unmapped::Authenticated);
         let requested = HeaderValue::from_static("GET");
-        let (_, found) = decide(&map, &CanonicalPath::asterisk(), None, &requested, Pin);
+        let (_, found) = decide(&map, &CanonicalPath::asterisk(), RouteInputs::default(), &requested, Pin);
         assert!(found.is_err(), "browsers send no preflight for `*`");
     }
 

@@ -8,6 +8,7 @@ use http::Method;
 
 use super::ability::{Abilities, Requirement, RequirementKind};
 use super::map::{AbilityMap, RouteMatch};
+use super::network::{ClientAddress, NetworkRule, Networks};
 use super::path::CanonicalPath;
 use super::query::{QueryCheck, QueryNeeds};
 use super::refusal::{Reason, Refusal};
@@ -32,15 +33,35 @@ pub struct Routed<'map> {
     found: RouteMatch<'map>,
     /// `None` if the route has no rules for its query.
     query: Option<QueryCheck<'map>>,
+    origin: Origin,
 }
 
-/// The inputs of a request that rules for the query read.
+/// The inputs of a request that options of its route read.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct QueryInputs<'a> {
+pub struct RouteInputs<'a> {
+    /// The client's address.
+    pub client: ClientAddress,
     /// The query as sent, without its `?`.
     pub query: Option<&'a str>,
     /// Whether the request is a GET or HEAD with a body.
     pub has_unexpected_body: bool,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    client: ClientAddress,
+    /// Whether the networks of the route do not include the client.
+    is_outside_route: bool,
+}
+
+/// What introspection has reported about an active token.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRights<'a> {
+    /// The abilities.
+    pub abilities: &'a Abilities,
+    /// The networks that its requests must come from; `None` if they may come from anywhere.
+    pub allowed_from: Option<&'a Networks>,
 }
 
 /// The next step of a decision.
@@ -60,6 +81,7 @@ pub struct NeedsToken<'map> {
     /// An error if no token satisfies the map.
     requirement: Result<&'map Requirement, Refusal>,
     query: Option<QueryCheck<'map>>,
+    origin: Origin,
 }
 
 /// A request with a well-formed token, of which introspection has to report the abilities.
@@ -67,6 +89,7 @@ pub struct NeedsToken<'map> {
 pub struct NeedsVerdict<'map> {
     requirement: &'map Requirement,
     query: Option<QueryCheck<'map>>,
+    origin: Origin,
 }
 
 /// Looks up the route of a request. Allocates nothing.
@@ -74,25 +97,26 @@ pub fn route<'map>(
     map: &'map AbilityMap,
     method: &Method,
     path: &CanonicalPath<'_>,
-    inputs: QueryInputs<'map>,
+    inputs: RouteInputs<'map>,
 ) -> Routed<'map> {
     Routed::of(map, map.find(method, path), inputs)
 }
 
-impl<'a> QueryInputs<'a> {
+impl<'a> RouteInputs<'a> {
     /// The inputs of a request without a body.
-    pub const fn of(query: Option<&'a str>) -> Self {
-        Self { query, has_unexpected_body: false }
+    pub const fn of(query: Option<&'a str>, client: ClientAddress) -> Self {
+        Self { client, query, has_unexpected_body: false }
     }
 }
 
 impl<'map> Routed<'map> {
     /// The state of a request for which `map` found this.
-    pub fn of(map: &'map AbilityMap, found: RouteMatch<'map>, inputs: QueryInputs<'map>) -> Self {
+    pub fn of(map: &'map AbilityMap, found: RouteMatch<'map>, inputs: RouteInputs<'map>) -> Self {
         let query = map
             .query_rules(&found)
             .map(|rules| QueryCheck::new(rules, inputs.query, inputs.has_unexpected_body));
-        Self { map, found, query }
+        let is_outside_route = map.networks(&found).is_some_and(|from| !from.networks.include(inputs.client));
+        Self { map, found, query, origin: Origin { client: inputs.client, is_outside_route } }
     }
 
     /// The map's result for the method and the path.
@@ -111,15 +135,19 @@ impl<'map> Routed<'map> {
             },
         };
         let is_public = |it: &Requirement| matches!(it.kind(), RequirementKind::Public);
+        let origin = self.origin;
         match (requirement, needs) {
+            (Ok(requirement), _) if is_public(requirement) && origin.is_outside_route => {
+                NextStep::Refused(Refusal::WrongNetwork(NetworkRule::Route))
+            }
             (Ok(requirement), QueryNeeds::Nothing) if is_public(requirement) => NextStep::Public(Permit(())),
             (Ok(requirement), QueryNeeds::Denied(refusal)) if is_public(requirement) => {
                 NextStep::Refused(refusal)
             }
             (Ok(_), QueryNeeds::Denied(refusal)) => {
-                NextStep::NeedsToken(NeedsToken { requirement: Err(refusal), query: None })
+                NextStep::NeedsToken(NeedsToken { requirement: Err(refusal), query: None, origin })
             }
-            (requirement, _) => NextStep::NeedsToken(NeedsToken { requirement, query: self.query }),
+            (requirement, _) => NextStep::NeedsToken(NeedsToken { requirement, query: self.query, origin }),
         }
     }
 
@@ -135,10 +163,13 @@ impl<'map> Routed<'map> {
     /// permitted if any token would be.
     ///
     /// # Errors
-    /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`]; [`Refusal::BadRequest`] or
-    /// [`Refusal::QueryDenied`] because of the query.
+    /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`]; [`Refusal::WrongNetwork`] because of
+    /// the route's networks; [`Refusal::BadRequest`] or [`Refusal::QueryDenied`] because of the query.
     pub(super) fn permit_preflight(&self) -> Result<Permit, Refusal> {
         self.map.requirement(&self.found)?;
+        if self.origin.is_outside_route {
+            return Err(Refusal::WrongNetwork(NetworkRule::Route));
+        }
         match self.query.map(|query| query.needs()).transpose()? {
             Some(QueryNeeds::Denied(refusal)) => Err(refusal),
             Some(QueryNeeds::Nothing | QueryNeeds::Token) | None => Ok(Permit(())),
@@ -161,7 +192,7 @@ impl<'map> NeedsToken<'map> {
     /// [`Refusal::Denied`] or [`Refusal::QueryDenied`] if no token satisfies the map, which saves the introspection.
     pub fn with_token<T>(self, token: Result<T, Refusal>) -> Result<(T, NeedsVerdict<'map>), Refusal> {
         let token = token?;
-        Ok((token, NeedsVerdict { requirement: self.requirement?, query: self.query }))
+        Ok((token, NeedsVerdict { requirement: self.requirement?, query: self.query, origin: self.origin }))
     }
 }
 
@@ -180,18 +211,36 @@ impl<'map> NeedsVerdict<'map> {
         least
     }
 
-    /// The permit for an active token with `abilities`.
+    /// The permit for an active token with these rights.
     ///
     /// # Errors
-    /// [`Refusal::MissingAbility`]; [`Refusal::QueryDenied`] for the first parameter of the query whose requirement the
-    /// token does not satisfy.
-    pub fn authorize(&self, abilities: &Abilities) -> Result<Permit, Refusal> {
+    /// [`Refusal::MissingAbility`]; [`Refusal::WrongNetwork`] for the networks of the route, then for those of the token;
+    /// [`Refusal::QueryDenied`] for the first parameter of the query whose requirement the token does not satisfy.
+    pub fn authorize(&self, rights: TokenRights<'_>) -> Result<Permit, Refusal> {
+        let TokenRights { abilities, allowed_from } = rights;
         self.requirement.check(abilities)?;
+        if self.origin.is_outside_route || allowed_from.is_some() {
+            self.origin.check(allowed_from)?;
+        }
         match &self.query {
             None => {}
             Some(query) => query.authorize(abilities)?,
         }
         Ok(Permit(()))
+    }
+}
+
+impl Origin {
+    fn check(self, allowed_from: Option<&Networks>) -> Result<(), Refusal> {
+        if self.is_outside_route {
+            return Err(Refusal::WrongNetwork(NetworkRule::Route));
+        }
+        match allowed_from {
+            Some(networks) if !networks.include(self.client) => {
+                Err(Refusal::WrongNetwork(NetworkRule::Token))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -201,9 +250,32 @@ pub enum KnownCaller {
     /// A caller without a token.
     Nobody,
     /// The holder of an active token.
-    Active(Abilities),
+    Active(ActiveToken),
     /// The holder of a token that is not active or malformed, and the refusal.
     Refused(Refusal),
+}
+
+/// An active token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveToken {
+    /// The abilities.
+    pub abilities: Abilities,
+    /// The networks that its requests must come from; `None` if they may come from anywhere.
+    pub allowed_from: Option<Networks>,
+}
+
+impl KnownCaller {
+    /// The holder of an active token that may be used from anywhere.
+    pub const fn with(abilities: Abilities) -> Self {
+        Self::Active(ActiveToken { abilities, allowed_from: None })
+    }
+}
+
+impl ActiveToken {
+    /// What decisions need.
+    pub const fn rights(&self) -> TokenRights<'_> {
+        TokenRights { abilities: &self.abilities, allowed_from: self.allowed_from.as_ref() }
+    }
 }
 
 /// The method and the canonical path of a request. Only rules for the query read it.
@@ -235,7 +307,7 @@ pub enum Known<'a> {
     /// There is no active token, and the refusal says why.
     Refused(&'a Refusal),
     /// The token is active.
-    Active(&'a Abilities),
+    Active(TokenRights<'a>),
     /// The token is well-formed. Whether it is active is not known.
     Token,
 }
@@ -247,15 +319,15 @@ pub enum Known<'a> {
 pub fn decide(
     map: &AbilityMap,
     found: &RouteMatch<'_>,
-    query: Option<&str>,
+    inputs: RouteInputs<'_>,
     caller: &KnownCaller,
 ) -> Result<Reason, Refusal> {
     let known = match caller {
         KnownCaller::Nobody => Known::Refused(&Refusal::MissingToken),
-        KnownCaller::Active(abilities) => Known::Active(abilities),
+        KnownCaller::Active(token) => Known::Active(token.rights()),
         KnownCaller::Refused(refusal) => Known::Refused(refusal),
     };
-    decide_by(Routed::of(map, *found, QueryInputs::of(query)), known).unwrap_or(Err(Refusal::NoVerdict))
+    decide_by(Routed::of(map, *found, inputs), known).unwrap_or(Err(Refusal::NoVerdict))
 }
 
 /// The decision by what is `known` about the caller; `None` if it depends on the token's verdict.
@@ -275,7 +347,7 @@ pub fn decide_by(routed: Routed<'_>, known: Known<'_>) -> Option<Result<Reason, 
     };
     match known {
         Known::Refused(refusal) => Some(Err(refusal.clone())),
-        Known::Active(abilities) => Some(needs_verdict.authorize(abilities).map(|_permit| Reason::Allowed)),
+        Known::Active(rights) => Some(needs_verdict.authorize(rights).map(|_permit| Reason::Allowed)),
         Known::Token => None,
     }
 }
@@ -291,131 +363,4 @@ pub fn missing<'a>(requirement: &'a Requirement, abilities: &Abilities) -> Vec<&
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use http::HeaderValue;
-
-    use super::super::map::{MapBuilder, Unmapped};
-    use super::super::refusal::Missing;
-    use super::*;
-
-    #[test]
-    fn query_takes_no_part_in_reading_a_request() {
-        for (method, target, expected) in [
-            ("GET", "/a/b?c=/../d", Ok("/a/b")),
-            ("GET", "/a?", Ok("/a")),
-            ("OPTIONS", "*", Ok("*")),
-            ("GET", "*", Err(Refusal::BadRequest("path does not begin with a slash"))),
-            ("G T", "/a", Err(Refusal::BadRequest("method that is not served"))),
-            ("TRACE", "/a", Err(Refusal::BadRequest("method that is not served"))),
-        ] {
-            let read = read_request(&AbilityMap::default(), method, target);
-            let path = read.as_ref().map(|(_, path)| path.as_str()).map_err(Clone::clone);
-            assert_eq!(path, expected, "{method} {target}");
-        }
-    }
-
-    #[test]
-    fn refusals_have_a_fixed_order() {
-        let word = |word| Requirement::from_word(word).unwrap();
-        let mut builder = MapBuilder::new(Unmapped::Deny);
-        let both = Requirement::all(["a", "b"]).unwrap();
-        let rules = [
-            (Method::GET, both, None),
-            (Method::PUT, word("public"), None),
-            (Method::POST, word("deny"), None),
-        ];
-        builder.route("/x", rules).unwrap();
-        let map = builder.build();
-        let (inactive, malformed) = (Refusal::InactiveToken, Refusal::MalformedToken);
-        let holder = |names: &[&str]| KnownCaller::Active(Abilities::new(names.iter().copied()));
-        let challenge = r#"Bearer realm="stockaj", error="insufficient_scope", scope="a b""#;
-        let missing_ability = Refusal::MissingAbility(Arc::new(Missing {
-            challenge: HeaderValue::from_static(challenge),
-            required: HeaderValue::from_static("a, b"),
-        }));
-        for (method, caller, expected) in [
-            ("PUT", KnownCaller::Refused(inactive.clone()), Ok(Reason::Public)),
-            ("DELETE", KnownCaller::Nobody, Err(Refusal::MissingToken)),
-            ("DELETE", KnownCaller::Refused(malformed.clone()), Err(malformed)),
-            ("DELETE", KnownCaller::Refused(inactive.clone()), Err(Refusal::MethodNotMapped)),
-            ("POST", holder(&["*"]), Err(Refusal::Denied)),
-            ("GET", KnownCaller::Refused(inactive.clone()), Err(inactive)),
-            ("GET", holder(&["a"]), Err(missing_ability)),
-            ("GET", holder(&["a", "b"]), Ok(Reason::Allowed)),
-            ("HEAD", holder(&["*"]), Ok(Reason::Allowed)),
-        ] {
-            let (read, path) = read_request(&map, method, "/x").unwrap();
-            assert_eq!(decide(&map, &map.find(&read, &path), None, &caller), expected, "{method} {caller:?}");
-        }
-    }
-
-    #[test]
-    fn without_a_verdict_only_mapped_requests_are_undecided() {
-        let word = |word| Requirement::from_word(word).unwrap();
-        let mut builder = MapBuilder::new(Unmapped::Deny);
-        let rules = [(Method::GET, "a"), (Method::PUT, "public"), (Method::POST, "deny")];
-        let rules = rules.map(|(method, text)| (method, word(text), None));
-        builder.route("/x", rules).unwrap();
-        let map = builder.build();
-        for (method, path, expected) in [
-            (Method::GET, "/x", None),
-            (Method::PUT, "/x", Some(Ok(Reason::Public))),
-            (Method::POST, "/x", Some(Err(Refusal::Denied))),
-            (Method::DELETE, "/x", Some(Err(Refusal::MethodNotMapped))),
-            (Method::GET, "/y", Some(Err(Refusal::Unmapped))),
-        ] {
-            let routed = route(&map, &method, &CanonicalPath::new(path).unwrap(), QueryInputs::default());
-            assert_eq!(decide_by(routed, Known::Token), expected, "{method} {path}");
-        }
-    }
-
-    #[test]
-    fn only_a_public_route_permits_without_a_token() {
-        for (word, is_public, permits_preflight) in [
-            ("public", true, true),
-            ("authenticated", false, true),
-            ("a", false, true),
-            ("*", false, true),
-            ("deny", false, false),
-        ] {
-            let mut builder = MapBuilder::new(Unmapped::Authenticated);
-            let rule = (Method::GET, Requirement::from_word(word).unwrap(), None);
-            builder.route("/x", [rule]).unwrap();
-            let map = builder.build();
-            let routed =
-                route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap(), QueryInputs::default());
-            assert_eq!(matches!(routed.next(), NextStep::Public(_)), is_public, "{word}");
-            assert_eq!(routed.permit_preflight().is_ok(), permits_preflight, "{word}");
-            for mode in [Mode::Enforce, Mode::Shadow] {
-                let permit = routed.permit_in_shadow(mode, &Refusal::MissingToken);
-                assert!(permit.is_none(), "the map is enforced: {word}");
-            }
-        }
-    }
-
-    #[test]
-    fn shadow_mode_of_a_route_permits_what_the_map_refuses() {
-        let map = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow).build();
-        let routed = route(&map, &Method::GET, &CanonicalPath::new("/x").unwrap(), QueryInputs::default());
-        for (refusal, authentication, permits) in [
-            (Refusal::Unmapped, Mode::Enforce, true),
-            (Refusal::MissingToken, Mode::Enforce, false),
-            (Refusal::MissingToken, Mode::Shadow, true),
-            (Refusal::NoVerdict, Mode::Shadow, false),
-        ] {
-            let permit = routed.permit_in_shadow(authentication, &refusal);
-            assert_eq!(permit.is_some(), permits, "{refusal:?} in {authentication:?}");
-        }
-    }
-
-    #[test]
-    fn missing_abilities_are_those_of_an_all_requirement() {
-        let has = Abilities::new(["a"]);
-        let all = Requirement::all(["a", "b", "c"]).unwrap();
-        assert_eq!(missing(&all, &has), ["b", "c"]);
-        assert_eq!(missing(&all, &Abilities::new(["*"])), [""; 0]);
-        assert_eq!(missing(&Requirement::any(["b", "c"]).unwrap(), &has), [""; 0]);
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use http::Method;
 use super::ability::Requirement;
 use super::classes::{PathClass, TooMany, classes};
 use super::map::{AbilityMap, RouteMatch, RouteOptions, Rule, Unmapped};
+use super::network::Networks;
 use super::shadow::Mode;
 use super::target::METHODS;
 
@@ -71,6 +72,8 @@ pub struct OptionsChange {
     pub mode: (Mode, Mode),
     /// `timeout`; `None` for `backend.timeout`.
     pub timeout: (Option<Duration>, Option<Duration>),
+    /// `from`; `None` if requests may come from anywhere.
+    pub from: (Option<Networks>, Option<Networks>),
 }
 
 /// Compares two maps over all paths, methods and abilities.
@@ -109,24 +112,25 @@ fn options_change(
     // The options do not depend on the method.
     let sides = [(old, class.old), (new, class.new)].map(|(map, route)| {
         let found = map.found(route, &Method::GET);
-        let RouteOptions { body, timeout, .. } = map.options(&found);
-        ((*body, *timeout), map.mode(&found))
+        let RouteOptions { body, timeout, from, .. } = map.options(&found);
+        ((*body, *timeout, from.as_ref().map(|from| &from.networks)), map.mode(&found))
     });
-    let [(limits, mode), (limits_now, mode_now)] = sides;
+    let [(options, mode), (options_now, mode_now)] = sides;
     let everywhere = (old.mode(&RouteMatch::NoRoute), new.mode(&RouteMatch::NoRoute));
     let is_everywhere = (mode, mode_now) == everywhere;
     // A change of the default mode is reported once, for the paths without a route.
     let path = match (class.old, class.new) {
         (None, None) => "(without a mode of its own)".to_owned(),
-        (_, _) if limits == limits_now && is_everywhere => return None,
+        (_, _) if options == options_now && is_everywhere => return None,
         _ => path,
     };
-    let ((body, timeout), (body_now, timeout_now)) = (limits, limits_now);
+    let ((body, timeout, from), (body_now, timeout_now, from_now)) = (options, options_now);
     let change = OptionsChange {
         path,
         body: (body, body_now),
         mode: (mode, mode_now),
         timeout: (timeout, timeout_now),
+        from: (from.cloned(), from_now.cloned()),
     };
     (sides[0] != sides[1]).then_some(change)
 }

@@ -11,6 +11,7 @@ use core::time::Duration;
 use http::Method;
 
 use super::ability::{Requirement, RequirementKind};
+use super::network::RouteNetworks;
 use super::path::CanonicalPath;
 use super::query::QueryRules;
 use super::refusal::Refusal;
@@ -146,7 +147,8 @@ impl AbilityMap {
 
     /// The options of the route with this number; the defaults without a route.
     pub fn options_of(&self, route: Option<usize>) -> &RouteOptions {
-        static DEFAULTS: RouteOptions = RouteOptions { body: None, mode: None, query: None, timeout: None };
+        static DEFAULTS: RouteOptions =
+            RouteOptions { body: None, mode: None, query: None, timeout: None, from: None };
         route.and_then(|number| self.route(number)).map_or(&DEFAULTS, Route::options)
     }
 
@@ -154,6 +156,14 @@ impl AbilityMap {
     pub fn query_rules(&self, found: &RouteMatch<'_>) -> Option<&QueryRules> {
         match found {
             RouteMatch::Rule { route, .. } => self.route(*route)?.options.query.as_deref(),
+            RouteMatch::NoMethod { .. } | RouteMatch::NoRoute => None,
+        }
+    }
+
+    /// The networks that a request must come from if a rule of a route matches it; `None` if it may come from anywhere.
+    pub fn networks(&self, found: &RouteMatch<'_>) -> Option<&RouteNetworks> {
+        match found {
+            RouteMatch::Rule { route, .. } => self.route(*route)?.options.from.as_deref(),
             RouteMatch::NoMethod { .. } | RouteMatch::NoRoute => None,
         }
     }

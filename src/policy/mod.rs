@@ -25,6 +25,7 @@ mod joined_lines;
 pub mod map;
 pub mod mask;
 pub mod method;
+pub mod network;
 pub mod path;
 pub mod query;
 pub mod refusal;

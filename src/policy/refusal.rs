@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use super::network::NetworkRule;
+
 /// The outcome of a request. Logs, metrics and tests use the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -28,6 +30,8 @@ pub enum Reason {
     Denied,
     /// The token lacks an ability that the route requires.
     MissingAbility,
+    /// The client's address is outside the networks of the route or of the token.
+    WrongNetwork,
     /// A rule for a query parameter refuses the request.
     QueryDenied,
     /// The introspector gave no verdict.
@@ -52,7 +56,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Allowed,
         Self::Public,
         Self::MissingToken,
@@ -63,6 +67,7 @@ impl Reason {
         Self::MethodNotMapped,
         Self::Denied,
         Self::MissingAbility,
+        Self::WrongNetwork,
         Self::QueryDenied,
         Self::NoVerdict,
         Self::Overloaded,
@@ -88,6 +93,7 @@ impl Reason {
             Self::MethodNotMapped => "method_not_mapped",
             Self::Denied => "denied",
             Self::MissingAbility => "missing_ability",
+            Self::WrongNetwork => "wrong_network",
             Self::QueryDenied => "query_denied",
             Self::NoVerdict => "no_verdict",
             Self::Overloaded => "overloaded",
@@ -185,6 +191,8 @@ pub enum Refusal {
     Denied,
     /// The token lacks an ability: 403 with these fields.
     MissingAbility(Arc<Missing>),
+    /// The client's address is outside these networks: 403.
+    WrongNetwork(NetworkRule),
     /// The rule of a query parameter refuses the token: 403 with these fields.
     QueryDenied {
         /// The number of the requirement in the [rules](super::query::QueryRules::requirement) of the route.
@@ -233,6 +241,7 @@ impl Refusal {
                 | Reason::MethodNotMapped
                 | Reason::Denied
                 | Reason::MissingAbility
+                | Reason::WrongNetwork
                 | Reason::QueryDenied
         )
     }
@@ -249,6 +258,7 @@ impl Refusal {
             Self::MethodNotMapped => Reason::MethodNotMapped,
             Self::Denied => Reason::Denied,
             Self::MissingAbility(_) => Reason::MissingAbility,
+            Self::WrongNetwork(_) => Reason::WrongNetwork,
             Self::QueryDenied { .. } => Reason::QueryDenied,
             Self::NoVerdict => Reason::NoVerdict,
             Self::Overloaded => Reason::Overloaded,

@@ -78,6 +78,7 @@ impl ShadowSettings {
             | Refusal::MethodNotMapped
             | Refusal::Denied
             | Refusal::MissingAbility(_)
+            | Refusal::WrongNetwork(_)
             | Refusal::QueryDenied { .. } => Mode::Shadow,
             Refusal::MissingToken
             | Refusal::MalformedToken
@@ -117,6 +118,7 @@ mod tests {
 
     use super::super::ability::{Abilities, Requirement};
     use super::super::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
+    use super::super::network::NetworkRule;
     use super::super::path::CanonicalPath;
     use super::super::refusal::{Exceeded, Limit};
     use super::*;
@@ -130,6 +132,8 @@ mod tests {
             Refusal::MethodNotMapped,
             Refusal::Denied,
             requirement.check(&Abilities::default()).unwrap_err(),
+            Refusal::WrongNetwork(NetworkRule::Route),
+            Refusal::WrongNetwork(NetworkRule::Token),
             Refusal::QueryDenied { rule: 0, missing: requirement.fields().clone() },
         ];
         let of_the_token =

@@ -61,7 +61,9 @@ fn parts(refusal: &Refusal) -> ResponseParts {
         Refusal::MalformedToken | Refusal::InactiveToken | Refusal::ExpiredToken => {
             unauthenticated(INVALID_TOKEN)
         }
-        Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied => unauthorized(INSUFFICIENT_SCOPE),
+        Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied | Refusal::WrongNetwork(_) => {
+            unauthorized(INSUFFICIENT_SCOPE)
+        }
         Refusal::MissingAbility(missing) | Refusal::QueryDenied { missing, .. } => {
             unauthorized(missing.challenge.clone())
         }
@@ -141,6 +143,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::policy::network::NetworkRule;
     use crate::policy::refusal::{Exceeded, Limit, Missing};
 
     #[test]
@@ -186,6 +189,8 @@ mod tests {
             (Refusal::Unmapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::MethodNotMapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::Denied, 403, "This action is unauthorized.", insufficient),
+            (Refusal::WrongNetwork(NetworkRule::Route), 403, "This action is unauthorized.", insufficient),
+            (Refusal::WrongNetwork(NetworkRule::Token), 403, "This action is unauthorized.", insufficient),
             (
                 Refusal::MissingAbility(Arc::clone(&missing)),
                 403,

@@ -18,6 +18,7 @@ use crate::downstream::Downstream;
 use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
+use crate::policy::network::{NetworkRule, WrongNetwork};
 use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Limit, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
@@ -112,6 +113,8 @@ pub struct RequestRecord {
     detail: Option<&'static str>,
     /// The number of the [requirement](QueryRules::requirement) of a query parameter that refuses the request, or would.
     denied_parameter: Option<usize>,
+    /// The networks that refuse the request, or would.
+    wrong_network: Option<NetworkRule>,
     /// Whether the outcome is final.
     is_settled: bool,
     plain_http: bool,
@@ -204,6 +207,7 @@ impl RequestRecord {
             shadow: None,
             detail: None,
             denied_parameter: None,
+            wrong_network: None,
             lookup: LookupStats::default(),
             backend: Duration::ZERO,
             upstream: None,
@@ -312,7 +316,7 @@ impl RequestRecord {
             }
             Refusal::BackendTimeout => self.detail = Some(self.exceeded_timeout()),
             Refusal::TooManyAttempts(exceeded) => self.limit = Some(exceeded.limit),
-            _ => self.note_denied_parameter(refusal),
+            _ => self.note_denied_rule(refusal),
         }
         self.is_refused = true;
         self.note_response(status, refusal.reason(), now);
@@ -331,10 +335,12 @@ impl RequestRecord {
         self.upload.as_ref()?.fault()
     }
 
-    /// Records the requirement of a query parameter that refuses the request, or would without shadow mode.
-    pub const fn note_denied_parameter(&mut self, refusal: &Refusal) {
-        if let Refusal::QueryDenied { rule, .. } = refusal {
-            self.denied_parameter = Some(*rule);
+    /// Records the requirement of a query parameter, or the networks, that refuse the request, or would without shadow mode.
+    pub const fn note_denied_rule(&mut self, refusal: &Refusal) {
+        match refusal {
+            Refusal::QueryDenied { rule, .. } => self.denied_parameter = Some(*rule),
+            Refusal::WrongNetwork(rule) => self.wrong_network = Some(*rule),
+            _ => {}
         }
     }
 
@@ -432,13 +438,18 @@ impl RequestRecord {
         let parameter =
             self.denied_parameter.and_then(|number| route?.options().query.as_ref()?.requirement(number));
         let requirement = parameter.map(|it| &it.requirement).or_else(|| rule.map(|rule| &rule.requirement));
-        let denied_by = requirement.filter(|_| rule.is_some()).map(|requirement| DeniedBy {
+        let has_required = rule.is_some() && self.wrong_network.is_none();
+        let denied_by = requirement.filter(|_| has_required).map(|requirement| DeniedBy {
             requirement,
             abilities: token.map(|token| &token.verdict.abilities),
         });
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
         let parameter = parameter.map(NumberedRequirement::located);
+        let wrong_network = self.wrong_network.filter(|_| reason == Reason::WrongNetwork).map(|rule| {
+            let route = route.and_then(|route| route.options().from.as_deref());
+            WrongNetwork { client: self.client.into(), rule, route }
+        });
         let client = Client {
             forwarded: self.client.filter(|_| self.client != self.downstream.address),
             peer: self.downstream.address,
@@ -470,6 +481,7 @@ impl RequestRecord {
             denied_by,
             detail: detail
                 .or(parameter.as_ref().filter(|_| is_denied).map(|it| it as &dyn Display))
+                .or(wrong_network.as_ref().map(|it| it as &dyn Display))
                 .or(place.map(|place| place as &dyn Display)),
             token: token.map(|token| LoggedToken {
                 id: &token.verdict.id,

@@ -23,6 +23,7 @@ use crate::client::ExchangeError;
 use crate::client::LeaseError;
 use crate::config::settings::{Introspection, IntrospectionStyle, JsonPointer};
 use crate::policy::ability::Abilities;
+use crate::policy::network::{MOST_NETWORKS, Networks, parse_network};
 
 #[cfg(test)]
 mod tests;
@@ -120,6 +121,19 @@ pub enum NoVerdict {
         /// The limit, with its unit.
         limit: &'static str,
     },
+    /// Neither a list nor null.
+    #[error("the networks in the introspector's response are {0}, not a list of strings or null")]
+    Networks(Found),
+    /// A member of the list is no address and no network.
+    #[error(
+        "network {position} in the introspector's response ({found}) is not an address or a network such as `10.0.0.0/8`"
+    )]
+    Network {
+        /// Its index in the list, from 0.
+        position: usize,
+        /// The type of the value.
+        found: Found,
+    },
     /// Neither RFC 3339, seconds since 1970, nor null.
     #[error("the expiry in the introspector's response is {0}, not RFC 3339, epoch seconds or null")]
     Expiry(Found),
@@ -148,6 +162,8 @@ impl NoVerdict {
             | Self::Ability { .. }
             | Self::AbilityValue(_)
             | Self::TooLong { .. }
+            | Self::Networks(_)
+            | Self::Network { .. }
             | Self::Expiry(_) => "malformed",
         }
     }
@@ -323,6 +339,7 @@ fn active(
         context: optional(&pointers.context).and_then(text),
         created_at: optional(&pointers.created_at).and_then(time),
         workspace_id: optional(&pointers.workspace_id).and_then(identifier),
+        allowed_from: networks(optional(&pointers.allowed_from))?,
     };
     check_lengths(&verdict)?;
     Ok(Some(verdict))
@@ -380,6 +397,24 @@ fn bounded<'a>(names: impl Iterator<Item = Result<&'a str, NoVerdict>>) -> Resul
         return Err(NoVerdict::TooLong { what: "list of abilities", limit: "16384 bytes" });
     }
     Ok(Abilities::new(names))
+}
+
+/// Parses the networks of a token. An absent list is like null: the token may be used from anywhere. One malformed member
+/// invalidates the list, which would otherwise restrict the token more or less than its owner meant.
+fn networks(value: Option<&Value>) -> Result<Option<Networks>, NoVerdict> {
+    let members = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(members)) if members.len() <= MOST_NETWORKS => members,
+        Some(Value::Array(_)) => {
+            return Err(NoVerdict::TooLong { what: "list of networks", limit: "256 networks" });
+        }
+        other => return Err(NoVerdict::Networks(Found::of(other))),
+    };
+    let parsed = members.iter().enumerate().map(|(position, member)| {
+        let network = member.as_str().and_then(parse_network);
+        network.ok_or(NoVerdict::Network { position, found: Found::of(Some(member)) })
+    });
+    parsed.collect::<Result<_, _>>().map(Some)
 }
 
 /// Parses the expiry. An absent expiry is like null: the token does not expire. RFC 7662 omits `exp` then.

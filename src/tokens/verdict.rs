@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use crate::limits::tokens::TokenIdentity;
 use crate::policy::ability::Abilities;
+use crate::policy::decision::TokenRights;
+use crate::policy::network::Networks;
 
 /// An active token, as introspected. The cache stores it; decisions are made anew for each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Verdict {
     pub created_at: Option<SystemTime>,
     /// The workspace.
     pub workspace_id: Option<Arc<str>>,
+    /// The networks that its requests must come from; `None` if they may come from anywhere.
+    pub allowed_from: Option<Networks>,
 }
 
 impl Verdict {
@@ -40,6 +44,13 @@ impl Verdict {
         share(&mut self.abilities, &previous.abilities);
         share(&mut self.context, &previous.context);
         share(&mut self.workspace_id, &previous.workspace_id);
+        share(&mut self.allowed_from, &previous.allowed_from);
+    }
+
+    /// What decisions need.
+    #[inline]
+    pub const fn rights(&self) -> TokenRights<'_> {
+        TokenRights { abilities: &self.abilities, allowed_from: self.allowed_from.as_ref() }
     }
 
     /// The token, as limits identify it.
@@ -48,14 +59,17 @@ impl Verdict {
         TokenIdentity { id, name: name.as_deref(), workspace_id: workspace_id.as_deref() }
     }
 
-    /// The approximate heap size of its texts, in bytes.
+    /// The approximate heap size of its texts and lists, in bytes.
     pub fn heap_bytes(&self) -> usize {
         /// The counters of an [`Arc`], and the rounding of the allocator.
         const ALLOCATION: usize = 24;
         let texts = [Some(&self.id), self.name.as_ref(), self.context.as_ref(), self.workspace_id.as_ref()];
         let texts: usize = texts.into_iter().flatten().map(|text| text.len() + ALLOCATION).sum();
         let names = self.abilities.names();
-        texts + names.map(|name| size_of::<Box<str>>() + name.len() + ALLOCATION / 2).sum::<usize>()
+        let networks = self.allowed_from.as_ref().map_or(0, |networks| networks.heap_bytes() + ALLOCATION);
+        texts
+            + networks
+            + names.map(|name| size_of::<Box<str>>() + name.len() + ALLOCATION / 2).sum::<usize>()
     }
 
     /// Whether the token has expired.

@@ -103,6 +103,7 @@ impl DayUsage {
         add(&mut self.allowed, other.allowed);
         add(&mut self.denied, other.denied);
         add(&mut self.plain_http, other.plain_http);
+        add(&mut self.wrong_network, other.wrong_network);
         self.addresses.merge(&other.addresses);
     }
 }
@@ -217,6 +218,7 @@ mod tests {
         full.usage[0].count = u64::MAX;
         let day = full.days.values_mut().next().unwrap();
         (day.allowed, day.denied, day.plain_http) = (u64::MAX, u64::MAX, u64::MAX);
+        day.wrong_network = u64::MAX;
         // The same token appears twice in one report.
         let mut sum = report("a", vec![full.clone(), full.clone()]);
         sum.add(report("b", vec![full.clone(), full])).unwrap();
@@ -248,6 +250,7 @@ mod tests {
             let one = u64::from(!denied);
             let mut usage =
                 DayUsage { allowed: one, denied: 1 - one, plain_http: plain.into(), ..DayUsage::default() };
+            usage.wrong_network = u64::from(denied && plain);
             usage.addresses.insert(Ipv4Addr::new(192, 0, 2, address).into());
             let ability = format!("a{}:read", route % 3);
             let mut row = row(Some(&ability), &format!("/{route}"), if denied { -1 } else { 1 });

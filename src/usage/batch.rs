@@ -99,6 +99,8 @@ pub struct CountedRequest {
     pub client: Option<IpAddr>,
     /// Whether it came over plain HTTP, as far as the gateway knows.
     pub plain_http: bool,
+    /// Whether it came from outside the networks of its token or route.
+    pub wrong_network: bool,
     /// When the request ended.
     pub now: Instant,
 }
@@ -129,6 +131,8 @@ pub struct Row {
     pub counts: Vec<(u32, u32)>,
     /// The number of requests over plain HTTP.
     pub plain_http: u32,
+    /// The number of requests from outside the networks of their token or route.
+    pub wrong_network: u32,
     /// The client addresses.
     pub addresses: AddressSketch,
     /// The end of the first request.
@@ -144,7 +148,16 @@ impl Row {
     /// A row whose requests all ended at `at`.
     pub fn with_counts(token: TokenDescription, counts: Vec<(u32, u32)>, at: Instant) -> Self {
         let addresses = AddressSketch::default();
-        Self { token, counts, plain_http: 0, addresses, first: at, last: at, last_address: None }
+        Self {
+            token,
+            counts,
+            plain_http: 0,
+            wrong_network: 0,
+            addresses,
+            first: at,
+            last: at,
+            last_address: None,
+        }
     }
 }
 
@@ -187,6 +200,7 @@ impl Batch {
         slot.set(u64::from(self.epoch) << 32 | u64::from(index));
         row.last = request.now;
         row.plain_http += u32::from(request.plain_http);
+        row.wrong_network += u32::from(request.wrong_network);
         if row.last_address != request.client
             && let Some(address) = request.client
         {
@@ -231,6 +245,7 @@ impl Batch {
                 token,
                 counts: Vec::new(),
                 plain_http: 0,
+                wrong_network: 0,
                 addresses: AddressSketch::default(),
                 first: now,
                 last: now,

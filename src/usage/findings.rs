@@ -33,6 +33,7 @@ pub fn findings(token: &TokenUsage, rules: &FindingRules, now: Timestamp) -> Vec
     let mut findings: Vec<Finding> = [
         denials::repeated(&subject, rules),
         plain_http(&subject),
+        wrong_network(&subject),
         many_addresses(&subject, rules),
         wildcard(&subject),
         unused_abilities(&subject, rules),
@@ -152,6 +153,28 @@ fn plain_http(subject: &Subject<'_>) -> Option<Finding> {
         evidence: format!("{} by plain HTTP, the last on {last}.", count_of(requests, "request")),
         advice: advice.to_owned(),
         ..subject.finding(FindingKind::PlainHttp, Severity::High)
+    })
+}
+
+fn wrong_network(subject: &Subject<'_>) -> Option<Finding> {
+    let days = subject.token.days.iter().map(|(day, it)| (day, it.wrong_network));
+    let days: Vec<(&Date, u64)> = nonzero(days);
+    let ((first, _), (last, _)) = (days.first()?, days.last()?);
+    let requests = days.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+    let advice = if subject.expired {
+        "If its integration did not send them, find out who had this token."
+    } else {
+        "If its integration does not send them, somebody else has the token: create a new one and revoke this one, or block \
+         it at once. If it does, add its network to the token's allowed_from or to the route's from."
+    };
+    Some(Finding {
+        since: start_of(**first),
+        evidence: format!(
+            "{} from outside the networks of the token or of the route, the last on {last}.",
+            count_of(requests, "request")
+        ),
+        advice: advice.to_owned(),
+        ..subject.finding(FindingKind::WrongNetwork, Severity::Medium)
     })
 }
 

@@ -485,6 +485,7 @@ fn write_day(
         }
     }
     record.plain_http = record.plain_http.saturating_add(counts.plain_http);
+    record.wrong_network = record.wrong_network.saturating_add(counts.wrong_network);
     let mut addresses = AddressSketch::from(mem::take(&mut record.addresses));
     addresses.merge(&counts.addresses);
     record.addresses = addresses.into();

@@ -77,6 +77,8 @@ pub struct Counts {
     pub by_key: HashMap<u32, u64>,
     /// The number of requests over plain HTTP.
     pub plain_http: u64,
+    /// The number of requests from outside the networks of their token or route.
+    pub wrong_network: u64,
     /// The client addresses.
     pub addresses: AddressSketch,
 }
@@ -127,6 +129,7 @@ impl Pending {
         }
         let counts = entry.days.entry(today).or_default();
         counts.plain_http = counts.plain_http.saturating_add(row.plain_http.into());
+        counts.wrong_network = counts.wrong_network.saturating_add(row.wrong_network.into());
         counts.addresses.merge(&row.addresses);
         let mut dropped = 0;
         for (key, count) in row.counts {
@@ -159,6 +162,7 @@ impl Pending {
         for (day, more) in other.days {
             let counts = known.days.entry(day).or_default();
             counts.plain_http = counts.plain_http.saturating_add(more.plain_http);
+            counts.wrong_network = counts.wrong_network.saturating_add(more.wrong_network);
             counts.addresses.merge(&more.addresses);
             for (key, count) in more.by_key {
                 let sum = counts.by_key.entry(key).or_insert_with(|| {

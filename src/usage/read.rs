@@ -277,7 +277,8 @@ impl<'a> Tally<'a> {
 
     fn add(&mut self, day: Day, record: DayRecord) {
         let day = self.query.report_day(day);
-        self.add_day(day, record.plain_http, &AddressSketch::from(record.addresses));
+        let addresses = AddressSketch::from(record.addresses);
+        self.add_day(day, (record.plain_http, record.wrong_network), &addresses);
         for (key, count) in record.keys.iter().zip(&record.counts) {
             let outcome = CountedOutcome::from_key(*key);
             self.add_to_day(day, outcome, *count);
@@ -290,7 +291,7 @@ impl<'a> Tally<'a> {
         let since = self.query.since.unwrap_or_default();
         for (day, counts) in pending.days.range(since..) {
             let day = &self.query.report_day(*day);
-            self.add_day(*day, counts.plain_http, &counts.addresses);
+            self.add_day(*day, (counts.plain_http, counts.wrong_network), &counts.addresses);
             for (key, count) in &counts.by_key {
                 if let Some(rule) = rules.get(key >> 2) {
                     let outcome = CountedOutcome::from_key(*key);
@@ -302,10 +303,11 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn add_day(&mut self, day: Day, plain_http: u64, addresses: &AddressSketch) {
+    fn add_day(&mut self, day: Day, (plain_http, wrong_network): (u64, u64), addresses: &AddressSketch) {
         self.addresses.merge(addresses);
         let usage = self.token.days.entry(date(day)).or_default();
         usage.plain_http = usage.plain_http.saturating_add(plain_http);
+        usage.wrong_network = usage.wrong_network.saturating_add(wrong_network);
         usage.addresses.merge(addresses);
     }
 

@@ -54,6 +54,8 @@ pub(super) struct DayRecord {
     pub(super) plain_http: u64,
     #[prost(fixed32, repeated, tag = "4")]
     pub(super) addresses: Vec<u32>,
+    #[prost(uint64, tag = "5")]
+    pub(super) wrong_network: u64,
 }
 
 impl DayRecord {
@@ -132,6 +134,17 @@ mod tests {
         for broken in [&[][..], &[0], &[0, 1, 2], &[1, 0xff], &[2, 1]] {
             assert_eq!(token_id(broken), None);
         }
+    }
+
+    #[test]
+    fn record_of_an_earlier_version_has_no_requests_from_wrong_networks() {
+        // Keys, counts, `plain_http` and an address.
+        let written = [0x0a, 1, 4, 0x12, 1, 2, 0x18, 3, 0x22, 4, 1, 0, 0, 0];
+        let day = DayRecord::decode(&written[..]).unwrap();
+        let expected =
+            DayRecord { keys: vec![4], counts: vec![2], plain_http: 3, addresses: vec![1], wrong_network: 0 };
+        assert_eq!(day, expected);
+        assert_eq!(day.encode_to_vec(), written);
     }
 
     #[test]

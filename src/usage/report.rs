@@ -111,6 +111,9 @@ pub struct DayUsage {
     /// The number of requests over plain HTTP.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub plain_http: u64,
+    /// The number of requests from outside the networks of the token or of the route.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wrong_network: u64,
     /// The client addresses.
     #[serde(default)]
     pub addresses: AddressSketch,
@@ -147,6 +150,8 @@ pub enum FindingKind {
     RepeatedDenials,
     /// The token was sent over plain HTTP.
     PlainHttp,
+    /// Requests from outside the networks of the token or of the route: somebody else may have the token.
+    WrongNetwork,
     /// The token has every ability (`*`).
     Wildcard,
     /// Many client addresses in one day: integrations share the token.
@@ -192,6 +197,7 @@ impl FindingKind {
         match self {
             Self::RepeatedDenials => "repeated_denials",
             Self::PlainHttp => "plain_http",
+            Self::WrongNetwork => "wrong_network",
             Self::Wildcard => "wildcard",
             Self::ManyAddresses => "many_addresses",
             Self::UnusedAbilities => "unused_abilities",
@@ -209,6 +215,7 @@ impl FindingKind {
         match self {
             Self::RepeatedDenials => "Denied again and again",
             Self::PlainHttp => "Sent over plain HTTP",
+            Self::WrongNetwork => "Used from a wrong network",
             Self::Wildcard => "May do everything",
             Self::ManyAddresses => "Used from many places",
             Self::UnusedAbilities => "Abilities that are never used",

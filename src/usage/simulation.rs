@@ -32,7 +32,7 @@ use super::source::Source;
 use crate::config;
 use crate::config::settings::FindingRules;
 use crate::policy::ability::Abilities;
-use crate::policy::decision::{KnownCaller, decide, read_request};
+use crate::policy::decision::{KnownCaller, RouteInputs, decide, read_request};
 use crate::policy::map::{AbilityMap, RouteMatch};
 
 /// The first day, and the number of days.
@@ -99,15 +99,17 @@ impl Replica {
                 RouteMatch::Rule { route, .. } | RouteMatch::NoMethod { route } => Some(route),
                 RouteMatch::NoRoute => None,
             };
-            let outcome = match decide(map, &found, None, &KnownCaller::Active(abilities.clone())) {
-                Ok(_) => CountedOutcome::Allowed,
-                Err(_) => CountedOutcome::Denied,
-            };
+            let outcome =
+                match decide(map, &found, RouteInputs::default(), &KnownCaller::with(abilities.clone())) {
+                    Ok(_) => CountedOutcome::Allowed,
+                    Err(_) => CountedOutcome::Denied,
+                };
             let request = CountedRequest {
                 rule: numbers.number(route, &method).unwrap(),
                 outcome,
                 client: Some(call.client),
                 plain_http: call.plain_http,
+                wrong_network: false,
                 now: start + Duration::from_secs(call.second.into()),
             };
             worker.count(&slots[call.token], &request, || describe(token, abilities));

@@ -71,7 +71,7 @@ fn convert(sent: &[u8]) -> Option<Converted> {
 
 impl TestEnv {
     /// Runs the attacks that HTTP/2 can express; returns their number.
-    fn run_attacks_over_http2(&self, cases: &[Case]) -> usize {
+    pub(super) fn run_attacks_over_http2(&self, cases: &[Case]) -> usize {
         let mut made = 0;
         for case in cases {
             let Some(converted) = convert(&case.sent) else { continue };

@@ -26,6 +26,8 @@ pub enum Verdict {
         abilities: Vec<String>,
         /// The expiry, as the field `expires_at` or `exp` and its value.
         expires_at: Value,
+        /// The networks that it may be used from, as the field `allowed_from`.
+        allowed_from: Value,
     },
     /// Any other response.
     Answer(Answer),
@@ -39,7 +41,16 @@ impl Verdict {
             name: "test".to_owned(),
             abilities: abilities.iter().map(|ability| (*ability).to_owned()).collect(),
             expires_at: Value::Null,
+            allowed_from: Value::Null,
         }
+    }
+
+    /// Sets the networks that it may be used from.
+    pub fn from_networks(mut self, networks: impl Into<Value>) -> Self {
+        if let Self::Active { allowed_from, .. } = &mut self {
+            *allowed_from = networks.into();
+        }
+        self
     }
 
     /// An active token with an expiry.
@@ -227,16 +238,22 @@ fn decide(state: &State, style: &Style, request: &Request, token: &str) -> Answe
     }
     match (state.verdicts.get(token), style) {
         (Some(Verdict::Answer(answer)), _) => answer.clone(),
-        (Some(Verdict::Active { id, name, abilities, expires_at }), style) => {
+        (Some(Verdict::Active { id, name, abilities, expires_at, allowed_from }), style) => {
             let id = id.clone().unwrap_or_else(|| token.split('|').next().into());
             match style {
                 Style::Bearer => Answer::json(
                     200,
-                    &json!({"data": {"id": id, "name": name, "abilities": abilities, "expires_at": expires_at}}),
+                    &json!({"data": {
+                        "id": id, "name": name, "abilities": abilities, "expires_at": expires_at,
+                        "allowed_from": allowed_from,
+                    }}),
                 ),
                 Style::Rfc7662 { .. } => Answer::json(
                     200,
-                    &json!({"active": true, "jti": id, "client_id": name, "scope": abilities.join(" "), "exp": expires_at}),
+                    &json!({
+                        "active": true, "jti": id, "client_id": name, "scope": abilities.join(" "), "exp": expires_at,
+                        "allowed_from": allowed_from,
+                    }),
                 ),
             }
         }

@@ -54,13 +54,18 @@ fn closes_within_5_s(client: &mut RawClient, backend: &mut BackendConnection, wh
 #[test]
 fn tunnel_closes_when_its_token_becomes_inactive() {
     type Change = fn(&TestEnv<ManualBackend>);
-    let cases: [(&str, &str, &str, Change); 5] = [
+    let networks = "cache: {ttl: 1s}\nintrospection:\n  response: {allowed_from: /data/allowed_from}\n";
+    let cases: [(&str, &str, &str, Change); 6] = [
         ("expired", "cache: {ttl: 1h}\n", "expired_token", |_| {}),
         ("unknown by now", "cache: {ttl: 1s}\n", "inactive_token", |env| {
             env.introspector.deactivate("1|reader")
         }),
         ("without the ability", "cache: {ttl: 1s}\n", "missing_ability", |env| {
             env.introspector.set_verdict("1|reader", Verdict::active(&["items:create"]));
+        }),
+        ("from a wrong network", networks, "wrong_network", |env| {
+            let verdict = Verdict::active(&["items:read"]);
+            env.introspector.set_verdict("1|reader", verdict.from_networks(vec!["10.0.0.0/8"]));
         }),
         ("without a verdict", "cache: {ttl: 1s}\n", "no_verdict", |env| {
             env.introspector.fail_with(Answer::message(500, "Server Error"));
@@ -217,4 +222,28 @@ fn rules_for_the_query_decide_tunnels_when_they_open_and_after_a_reload() {
     assert!(env.gateway.reload());
     closes_within_5_s(&mut client, &mut backend, "another requirement of the query");
     assert_tunnel_works(&mut plain, &mut plains);
+}
+
+#[test]
+fn networks_decide_tunnels_when_they_open_and_after_a_reload() {
+    let mut env = start("");
+    env.gateway.edit("{GET: items:read}", "{GET: items:read, from: [127.0.0.0/8]}");
+    env.gateway.edit("/open:         {GET: public}", "/open:         {GET: public, from: [127.0.0.0/8]}");
+    assert!(env.gateway.reload());
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    let (mut public, mut publics) = env.tunnel("/open", None);
+    thread::sleep(Duration::from_millis(1500));
+    assert_tunnel_works(&mut client, &mut backend);
+    env.gateway.edit("{GET: items:read, from: [127.0.0.0/8]}", "{GET: items:read, from: [10.0.0.0/8]}");
+    assert!(env.gateway.reload());
+    closes_within_5_s(&mut client, &mut backend, "other networks of the route");
+    assert_tunnel_works(&mut public, &mut publics);
+    env.gateway.edit("{GET: public, from: [127.0.0.0/8]}", "{GET: public, from: [10.0.0.0/8]}");
+    assert!(env.gateway.reload());
+    closes_within_5_s(&mut public, &mut publics, "other networks of the public route");
+    for target in ["/events", "/open"] {
+        let mut client = env.gateway.client();
+        client.send(handshake(target, Some("1|reader")));
+        assert_eq!(client.response().status, 403, "{target}");
+    }
 }

@@ -10,14 +10,18 @@ use serde::Serialize;
 
 use crate::cli::read_report;
 use crate::policy::ability::Abilities;
-use crate::policy::decision::{KnownCaller, decide};
+use crate::policy::decision::{KnownCaller, RouteInputs, decide};
 use crate::policy::difference::Difference;
 use crate::policy::map::{AbilityMap, RouteMatch};
+use crate::policy::network::ClientAddress;
 use crate::sanitize::sanitize;
 use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
 /// The ledger's route of requests without a rule.
 const UNMAPPED: &str = "unmapped";
+
+/// Recorded calls have no query and no address. Those that networks refused were recorded as denied, and do not count.
+const ANYWHERE: RouteInputs<'_> = RouteInputs::of(None, ClientAddress::Any);
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UsageError {
@@ -77,7 +81,7 @@ pub(super) fn affected<'a>(
     let mut affected = Affected { since: usage.since, ..Affected::default() };
     for token in &usage.tokens {
         let abilities = Abilities::new(token.abilities.iter().map(String::as_str));
-        let change = Comparison { old, new, difference, caller: KnownCaller::Active(abilities) };
+        let change = Comparison { old, new, difference, caller: KnownCaller::with(abilities) };
         let (mut denied, mut allowed) = (Vec::new(), Vec::new());
         for ((route, method, verdict), (count, several)) in calls(token) {
             let Some(effect) = change.effect(route, method, verdict) else {
@@ -164,10 +168,11 @@ impl Comparison<'_> {
                 }
                 RouteMatch::NoRoute => UNMAPPED,
             };
-            let was_allowed = decide(self.old, &found, None, &self.caller).is_ok();
+            let was_allowed = decide(self.old, &found, ANYWHERE, &self.caller).is_ok();
             if label == route && was_allowed == (verdict == Verdict::Allowed) {
                 let found = self.new.found(class.new, &method);
-                let is_allowed = !class.refused[1] && decide(self.new, &found, None, &self.caller).is_ok();
+                let is_allowed =
+                    !class.refused[1] && decide(self.new, &found, ANYWHERE, &self.caller).is_ok();
                 if is_allowed == was_allowed { unchanged = true } else { changed = true }
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{KnownCaller, missing};
+use crate::policy::network::{ClientAddress, NetworkRule};
 use crate::policy::refusal::Refusal;
 
 /// How to get the request allowed; `None` if neither a change of the token nor of the map would help.
@@ -9,16 +10,30 @@ pub(super) fn advice(
     refusal: &Refusal,
     requirement: Option<&Requirement>,
     caller: &KnownCaller,
+    client: ClientAddress,
 ) -> Option<String> {
     match (refusal, caller, requirement) {
         (
             Refusal::MissingAbility(_) | Refusal::QueryDenied { .. },
             KnownCaller::Active(held),
             Some(requirement),
-        ) if requirement.abilities().next().is_some() => Some(missing_abilities(requirement, held)),
+        ) if requirement.abilities().next().is_some() => {
+            Some(missing_abilities(requirement, &held.abilities))
+        }
         (Refusal::QueryDenied { .. }, ..) => {
             Some("no ability allows this parameter or value; change the `query` of the route".to_owned())
         }
+        (Refusal::WrongNetwork(rule), ..) => Some(match (client, rule) {
+            (ClientAddress::Known(_), NetworkRule::Route) => {
+                "send the request from one of the networks, or add its network to `from` of the route"
+                    .to_owned()
+            }
+            (ClientAddress::Known(_), NetworkRule::Token) => {
+                "send the request from one of the networks, or add its network to those of the token"
+                    .to_owned()
+            }
+            _ => "give the client's address with `--from`: an unknown address is refused".to_owned(),
+        }),
         (Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied, ..) => {
             Some("no ability allows this request; change the map".to_owned())
         }
@@ -58,7 +73,7 @@ mod tests {
 
     #[test]
     fn advice_names_the_missing_abilities() {
-        let holder = |names: &[&str]| KnownCaller::Active(Abilities::new(names.iter().copied()));
+        let holder = |names: &[&str]| KnownCaller::with(Abilities::new(names.iter().copied()));
         for (requirement, held, expected) in [
             (Requirement::all(["b"]), &["a"][..], "add b to the token, or create a new one with: a,b"),
             (
@@ -75,9 +90,10 @@ mod tests {
         ] {
             let requirement = requirement.unwrap();
             let caller = holder(held);
-            let KnownCaller::Active(abilities) = &caller else { continue };
-            let refusal = requirement.check(abilities).unwrap_err();
-            assert_eq!(advice(&refusal, Some(&requirement), &caller).as_deref(), Some(expected));
+            let KnownCaller::Active(token) = &caller else { continue };
+            let refusal = requirement.check(&token.abilities).unwrap_err();
+            let advice = advice(&refusal, Some(&requirement), &caller, ClientAddress::Unknown);
+            assert_eq!(advice.as_deref(), Some(expected));
         }
     }
 
@@ -90,12 +106,13 @@ mod tests {
             (Refusal::Denied, Some("no ability allows")),
             (Refusal::ExpiredToken, Some("create a new token")),
             (Refusal::InactiveToken, Some("create a new token")),
+            (Refusal::WrongNetwork(NetworkRule::Token), Some("give the client's address")),
             (Refusal::NoVerdict, None),
             (Refusal::MissingToken, None),
             (Refusal::MalformedToken, None),
             (Refusal::BadRequest("why"), None),
         ] {
-            let advice = advice(&refusal, None, &caller);
+            let advice = advice(&refusal, None, &caller, ClientAddress::Unknown);
             assert_eq!(advice.is_some(), expected.is_some(), "{refusal:?}");
             assert!(advice.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{refusal:?}");
         }

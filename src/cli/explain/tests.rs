@@ -1,6 +1,7 @@
 use super::*;
 use crate::policy::ability::{Abilities, Requirement};
 use crate::policy::map::{MapBuilder, RouteOptions, Unmapped};
+use crate::policy::network::RouteNetworks;
 use crate::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
 use crate::policy::source_location::SourceLocation;
 
@@ -28,12 +29,13 @@ fn map(unmapped: Unmapped) -> AbilityMap {
 
 fn explained(unmapped: Unmapped, method: &str, target: &str, caller: &KnownCaller) -> (Exit, String) {
     let mut output = anstream::StripStream::new(Vec::new());
-    let exit = explain(&map(unmapped), method, target, caller, &mut output).unwrap();
+    let exit =
+        explain(&map(unmapped), (method, target), caller, ClientAddress::Unknown, &mut output).unwrap();
     (exit, String::from_utf8(output.into_inner()).unwrap())
 }
 
 fn holder(names: &[&str]) -> KnownCaller {
-    KnownCaller::Active(Abilities::new(names.iter().copied()))
+    KnownCaller::with(Abilities::new(names.iter().copied()))
 }
 
 #[test]
@@ -163,7 +165,10 @@ fn shadow_mode_shows_the_denial_and_that_it_is_not_enforced() {
         ("/items", holder(&["items:read"]), None, Exit::Success),
     ] {
         let mut output = anstream::StripStream::new(Vec::new());
-        assert_eq!(explain(&map, "GET", target, &caller, &mut output).unwrap(), exit);
+        assert_eq!(
+            explain(&map, ("GET", target), &caller, ClientAddress::Unknown, &mut output).unwrap(),
+            exit
+        );
         let text = String::from_utf8(output.into_inner()).unwrap();
         assert_eq!(text.lines().find(|line| line.starts_with("mode ")), expected, "{text}");
     }
@@ -240,10 +245,13 @@ fn abilities_are_parsed_from_the_command_line() {
             config: ConfigArgument { config: None },
             abilities,
             token_stdin: false,
+            from: None,
+            allowed_from: None,
         };
         let caller = arguments.caller(Path::new("unread")).unwrap();
-        let (method, path) = (&arguments.method, &arguments.path);
-        let exit = explain(&map(Unmapped::Deny), method, path, &caller.0, &mut Vec::new()).unwrap();
+        let request = (&*arguments.method, &*arguments.path);
+        let client = ClientAddress::Unknown;
+        let exit = explain(&map(Unmapped::Deny), request, &caller.0, client, &mut Vec::new()).unwrap();
         assert_eq!(exit, expected, "{arguments:?}");
     }
 }
@@ -266,7 +274,8 @@ fn rules_for_the_query_are_shown_with_the_one_that_decides() {
     let map = builder.build();
     let explained = |target: &str, names: &[&str]| {
         let mut output = anstream::StripStream::new(Vec::new());
-        let exit = explain(&map, "GET", target, &holder(names), &mut output).unwrap();
+        let exit =
+            explain(&map, ("GET", target), &holder(names), ClientAddress::Unknown, &mut output).unwrap();
         (exit, String::from_utf8(output.into_inner()).unwrap())
     };
     let (exit, text) = explained("/items?page=2&include=variants,renters", &["items:read"]);
@@ -304,5 +313,79 @@ verdict      denied with 403 (query_denied)
     ] {
         let (_, text) = explained(target, &["*"]);
         assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
+fn networks_of_route_and_token_are_shown_with_the_one_that_decides() {
+    let network = |text: &str| parse_network(text).unwrap();
+    let place = |line| Some(SourceLocation { file: "gateway.yaml".into(), line, column: 9 });
+    let from = RouteNetworks { networks: [network("10.0.0.0/8")].into_iter().collect(), place: place(5) };
+    let options = RouteOptions { from: Some(from.into()), ..RouteOptions::default() };
+    let mut builder = MapBuilder::new(Unmapped::Deny);
+    let read = [(Method::GET, Requirement::from_word("items:read").unwrap(), place(4))];
+    builder.route_with("/items", options, read).unwrap();
+    let map = builder.build();
+    let explained = |client: &str, allowed_from: &[&str]| {
+        let allowed_from = Some(allowed_from.iter().map(|text| network(text)).collect());
+        let token = ActiveToken { abilities: Abilities::new(["items:read"]), allowed_from };
+        let client = ClientAddress::from(client.parse().ok());
+        let mut output = anstream::StripStream::new(Vec::new());
+        let exit = explain(&map, ("GET", "/items"), &KnownCaller::Active(token), client, &mut output);
+        (exit.unwrap(), String::from_utf8(output.into_inner()).unwrap())
+    };
+    let steps = "\
+request      GET /items
+path         /items (as sent)
+route        /items
+requirement  items:read (gateway.yaml:4)
+from         10.0.0.0/8 (gateway.yaml:5)
+token        active, with items:read
+";
+    for (client, allowed_from, exit, rest) in [
+        (
+            "10.1.2.3",
+            &["10.1.0.0/16", "::1"][..],
+            Exit::Success,
+            "\
+token from   10.1.0.0/16, ::1
+verdict      allowed (allowed)
+",
+        ),
+        (
+            "203.0.113.9",
+            &["10.1.0.0/16"],
+            Exit::Failure,
+            "\
+token from   10.1.0.0/16
+denied by    203.0.113.9 is outside the route's networks 10.0.0.0/8 (gateway.yaml:5:9)
+advice       send the request from one of the networks, or add its network to `from` of the route
+verdict      denied with 403 (wrong_network)
+",
+        ),
+        (
+            "10.2.2.3",
+            &[],
+            Exit::Failure,
+            "\
+token from   nowhere
+denied by    10.2.2.3 is outside the token's networks
+advice       send the request from one of the networks, or add its network to those of the token
+verdict      denied with 403 (wrong_network)
+",
+        ),
+        (
+            "unknown",
+            &["0.0.0.0/0"],
+            Exit::Failure,
+            "\
+token from   0.0.0.0/0
+denied by    an unknown address is outside the route's networks 10.0.0.0/8 (gateway.yaml:5:9)
+advice       give the client's address with `--from`: an unknown address is refused
+verdict      denied with 403 (wrong_network)
+",
+        ),
+    ] {
+        assert_eq!(explained(client, allowed_from), (exit, format!("{steps}{rest}")));
     }
 }

@@ -152,6 +152,10 @@ pub(super) fn no_verdict(settings: &Introspection, error: &NoVerdict) -> Outcome
         | NoVerdict::EncodedAbilities
         | NoVerdict::Ability { .. }
         | NoVerdict::AbilityValue(_) => pointer("abilities", &settings.response.abilities),
+        NoVerdict::Networks(_) | NoVerdict::Network { .. } => {
+            "the list must be addresses and networks such as `10.0.0.0/8`, or null: correct the response"
+                .to_owned()
+        }
         NoVerdict::Expiry(_) => pointer("expires_at", &settings.response.expires_at),
         NoVerdict::TooLong { .. } => "the value must be shorter: correct the response".to_owned(),
         NoVerdict::Request(_) => "correct `introspection.url`".to_owned(),

@@ -5,7 +5,7 @@ use http::Method;
 use super::step::{Fault, Outcome};
 use crate::cli::rule_text::rule_text;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
-use crate::policy::decision::{KnownCaller, decide, read_request};
+use crate::policy::decision::{KnownCaller, RouteInputs, decide, read_request};
 use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::Mode;
@@ -32,7 +32,7 @@ impl Trial {
         let (method, canonical) = read_request(map, "GET", &path).ok()?;
         let found = map.find(&method, &canonical);
         let (rule, mode) = (rule_text(map, &found, &method), map.mode(&found));
-        let decision = decide(map, &found, None, caller);
+        let decision = decide(map, &found, RouteInputs::default(), caller);
         let sends_token = *caller != KnownCaller::Nobody;
         Some(Self { path, sends_token, rule, decision, mode })
     }
@@ -129,7 +129,7 @@ pub(super) fn allowed(map: &AbilityMap, abilities: Option<&Abilities>) -> Result
     let abilities = abilities.unwrap_or(&every);
     let satisfies = |requirement: &Requirement| requirement.check(abilities).is_ok();
     let needs_token = |requirement: &Requirement| !is_public(requirement) && satisfies(requirement);
-    let caller = KnownCaller::Active(abilities.clone());
+    let caller = KnownCaller::with(abilities.clone());
     let trial = sample(map, needs_token)
         .or_else(|| sample(map, is_public))
         .and_then(|path| Trial::new(map, path, &caller));
@@ -164,7 +164,7 @@ pub(super) fn refused(map: &AbilityMap, abilities: Option<&Abilities>) -> Result
         let path = sample(map, |requirement| {
             requirement.check(abilities).is_err() && !matches!(requirement.kind(), RequirementKind::Deny)
         })?;
-        Trial::new(map, path, &KnownCaller::Active(abilities.clone()))
+        Trial::new(map, path, &KnownCaller::with(abilities.clone()))
     });
     let nobody = |path: String| Trial::new(map, path, &KnownCaller::Nobody).filter(refused);
     let trial = lacking
@@ -190,11 +190,13 @@ const fn is_public(requirement: &Requirement) -> bool {
     matches!(requirement.kind(), RequirementKind::Public)
 }
 
-/// A path whose GET rule has a requirement that `accepts`, without parameters if possible.
+/// A path whose GET rule has a requirement that `accepts`, without parameters if possible, on a route without `from`: the
+/// address from which the gateway sees the probe is not known.
 fn sample(map: &AbilityMap, accepts: impl Fn(&Requirement) -> bool) -> Option<String> {
     let paths = || {
         map.routes().enumerate().filter_map(|(number, route)| {
-            route.rule(&Method::GET).filter(|rule| accepts(&rule.requirement))?;
+            let is_for_anyone = route.options().from.is_none();
+            route.rule(&Method::GET).filter(|rule| is_for_anyone && accepts(&rule.requirement))?;
             let (path, has_parameters) = fill(route.template());
             let (method, canonical) = read_request(map, "GET", &path).ok()?;
             // Another route may match the filled path.

@@ -1,5 +1,6 @@
 //! `abilities`, and map files: the ability map.
 
+mod from;
 mod query;
 mod requirement;
 
@@ -66,7 +67,7 @@ struct RawRoute {
 }
 
 /// The options of a route.
-const OPTIONS: [&str; 4] = ["body", "mode", "query", "timeout"];
+const OPTIONS: [&str; 5] = ["body", "mode", "query", "timeout", "from"];
 
 impl Decode for Routes {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -128,6 +129,10 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                 options.timeout = timeout.map(|timeout| timeout.0);
                 continue;
             }
+            "from" => {
+                options.from = decoder.within(key, |decoder| from::decode(value, key, decoder)).map(Arc::new);
+                continue;
+            }
             _ => {}
         }
         decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
@@ -142,7 +147,7 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => {
                         format!(
-                            "the methods are {}, the options `body`, `mode`, `query` and `timeout`",
+                            "the methods are {}, the options `body`, `mode`, `query`, `timeout` and `from`",
                             methods.join(" ")
                         )
                     }
@@ -311,6 +316,7 @@ impl JsonSchema for Routes {
             "Longest time from the end of the request body to the first byte of the response on this route; overrides `backend.timeout`.".into(),
         );
         properties.insert("timeout".to_owned(), timeout.to_value());
+        properties.insert("from".to_owned(), from::schema(generator).to_value());
         json_schema!({
             "type": "object",
             "patternProperties": {

@@ -8,6 +8,7 @@ use schemars::json_schema;
 
 use crate::config::language::{Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, leaf_schema};
 use crate::config::settings::{Destination, ListenAddress};
+use crate::policy::network::parse_network;
 
 impl Decode for ListenAddress {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -39,14 +40,13 @@ leaf_schema!(
 
 /// A network. A single address is a network of one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Network(pub(super) IpNet);
+pub(crate) struct Network(pub(crate) IpNet);
 
 impl Decode for Network {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         const NETWORK: &str = "a network such as `10.0.0.0/8` or `fd00::/8`";
         let text = decoder.string(node, NETWORK)?;
-        let network = text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into())).map(Self);
-        network.or_else(|| decoder.mismatch(node, "invalid network", NETWORK))
+        parse_network(&text).map(Self).or_else(|| decoder.mismatch(node, "invalid network", NETWORK))
     }
 }
 

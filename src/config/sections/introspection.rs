@@ -55,6 +55,9 @@ section! {
         created_at: Option<JsonPointer>,
         /// The workspace of the token. No default.
         workspace_id: Option<JsonPointer>,
+        /// The networks that requests of the token must come from: a list of addresses and networks such as `10.0.0.0/8`.
+        /// An empty list refuses every request; null and no value allow every address. No default.
+        allowed_from: Option<JsonPointer>,
     }
 }
 
@@ -132,6 +135,7 @@ fn compile_response(raw: Response, style: Style) -> ResponsePointers {
         context: raw.context,
         created_at: raw.created_at,
         workspace_id: raw.workspace_id,
+        allowed_from: raw.allowed_from,
     }
 }
 

@@ -2,6 +2,7 @@
 //! validates it and turns it into a type of `settings` or `policy`.
 
 pub(crate) mod abilities;
+pub(crate) mod address;
 pub(super) mod admin;
 pub(super) mod backend;
 pub(super) mod cache;
@@ -20,7 +21,6 @@ pub(super) mod traces;
 pub(super) mod usage;
 pub(super) mod webhook;
 
-mod address;
 mod client_tls;
 mod trusted_fields;
 

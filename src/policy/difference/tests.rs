@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
-use crate::policy::decision::{KnownCaller, decide};
+use crate::policy::decision::{KnownCaller, RouteInputs, decide};
 use crate::policy::map::{MapBuilder, RouteOptions};
 use crate::policy::path::CanonicalPath;
 use crate::policy::route::Pattern;
@@ -252,8 +252,8 @@ fn unmapped() -> impl Strategy<Value = Unmapped> {
 }
 
 fn allows(map: &AbilityMap, method: &Method, path: &CanonicalPath<'_>, granted: Option<&Abilities>) -> bool {
-    let caller = granted.map_or(KnownCaller::Nobody, |granted| KnownCaller::Active(granted.clone()));
-    decide(map, &map.find(method, path), None, &caller).is_ok()
+    let caller = granted.map_or(KnownCaller::Nobody, |granted| KnownCaller::with(granted.clone()));
+    decide(map, &map.find(method, path), RouteInputs::default(), &caller).is_ok()
 }
 
 /// A caller for each outcome of the requirements above.

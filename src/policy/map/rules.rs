@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::policy::ability::Requirement;
+use crate::policy::network::RouteNetworks;
 use crate::policy::query::QueryRules;
 use crate::policy::route::{Pattern, RouteError};
 use crate::policy::shadow::Mode;
@@ -34,6 +35,8 @@ pub struct RouteOptions {
     /// `timeout`: the longest time from the end of the request body to the first byte of the response; `None` for
     /// `backend.timeout`.
     pub timeout: Option<Duration>,
+    /// `from`: the networks that requests must come from; `None` if they may come from anywhere.
+    pub from: Option<Arc<RouteNetworks>>,
 }
 
 /// A pattern with options and a rule for each of its methods.

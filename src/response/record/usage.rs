@@ -16,7 +16,14 @@ impl RequestRecord {
         let shadow = self.shadow.as_deref().map(|shadow| (shadow.side, shadow.change));
         let Some(outcome) = outcome(reason, shadow) else { return };
         let Some(rule) = usage.rules.number(self.route_number, &self.method) else { return };
-        let request = CountedRequest { rule, outcome, client: self.client, plain_http: self.plain_http, now };
+        let request = CountedRequest {
+            rule,
+            outcome,
+            client: self.client,
+            plain_http: self.plain_http,
+            wrong_network: self.wrong_network.is_some(),
+            now,
+        };
         usage.worker.count(&token.usage_slot, &request, || describe(&token.verdict));
     }
 }
@@ -39,6 +46,7 @@ const fn outcome(reason: Reason, shadow: Option<(MapRole, Change)>) -> Option<Co
         | Reason::MethodNotMapped
         | Reason::Denied
         | Reason::MissingAbility
+        | Reason::WrongNetwork
         | Reason::QueryDenied => Some(match shadow {
             Some((_, Change::WouldAllow)) => CountedOutcome::DeniedShadowed,
             None | Some((_, Change::WouldDeny)) => CountedOutcome::Denied,

@@ -36,6 +36,7 @@ fn verdict(id: &str, name: &str) -> Verdict {
         context: None,
         created_at: None,
         workspace_id: None,
+        allowed_from: None,
     }
 }
 

@@ -39,6 +39,7 @@ fn bearer() -> Introspection {
             context: Some(data("context")),
             created_at: Some(data("created_at")),
             workspace_id: Some(data("workspace_id")),
+            allowed_from: Some(data("allowed_from")),
         },
     )
 }
@@ -56,6 +57,7 @@ fn rfc7662(client_id: Option<&str>, client_secret: Option<&str>) -> Introspectio
         context: None,
         created_at: None,
         workspace_id: None,
+        allowed_from: None,
     };
     settings(style, response)
 }
@@ -444,10 +446,83 @@ fn token_id_is_a_string_or_integer_else_the_hash() {
         context: Some("instance".into()),
         created_at: seconds(1_767_225_599.0),
         workspace_id: Some("3".into()),
+        allowed_from: None,
     };
     assert_eq!(verdict(&bearer(), &full), expected);
     let bare = verdict(&bearer(), &json!({"data": {"abilities": [], "name": 7, "created_at": "yesterday"}}));
     assert_eq!((bare.name, bare.created_at, bare.context, bare.workspace_id), (None, None, None, None));
+}
+
+#[test]
+fn networks_are_a_list_of_addresses_and_networks_or_null() {
+    let many = |count: usize| vec!["10.0.0.0/8"; count];
+    for (value, expected) in [
+        (json!(null), Ok(None)),
+        (json!([]), Ok(Some(""))),
+        (json!(["10.0.0.0/8", "192.0.2.7", "fd00::/8"]), Ok(Some("10.0.0.0/8, 192.0.2.7, fd00::/8"))),
+        (json!(["::ffff:10.1.2.3", "10.9.9.9/8"]), Ok(Some("10.1.2.3, 10.0.0.0/8"))),
+        (json!("10.0.0.0/8"), Err("the networks in the introspector's response are a string, not a list")),
+        (json!(""), Err("the networks in the introspector's response are a string, not a list")),
+        (json!({"0": "10.0.0.0/8"}), Err("are an object, not a list")),
+        (json!(10), Err("are a number, not a list")),
+        (json!(false), Err("are a boolean, not a list")),
+        (
+            json!(["10.0.0.0/8", null]),
+            Err("network 1 in the introspector's response (null) is not an address"),
+        ),
+        (json!(["10.0.0.0/8", ["::1"]]), Err("network 1 in the introspector's response (a list)")),
+        (json!([""]), Err("network 0 in the introspector's response (a string)")),
+        (json!(["10.0.0.0/8", "office"]), Err("network 1")),
+        (json!(["010.0.0.1"]), Err("network 0")),
+        (json!(["10.1"]), Err("network 0")),
+        (json!(["0x0a000001"]), Err("network 0")),
+        (json!(["fe80::1%eth0"]), Err("network 0")),
+        (json!(["10.0.0.0/8, 192.0.2.7"]), Err("network 0")),
+        (
+            json!(many(257)),
+            Err("the list of networks in the introspector's response is longer than 256 networks"),
+        ),
+    ] {
+        let body = json!({"data": {"id": 17, "abilities": ["items:read"], "allowed_from": value}});
+        match (ok(&bearer(), &body), expected) {
+            (IntrospectionResponse::Active(verdict), Ok(expected)) => {
+                let networks = verdict.allowed_from.map(|networks| networks.to_string());
+                assert_eq!(networks.as_deref(), expected, "{body}");
+            }
+            (IntrospectionResponse::NoVerdict(why), Err(expected)) => {
+                assert!(why.to_string().contains(expected), "{body}: {why}");
+                assert_eq!(why.kind(), "malformed");
+            }
+            (found, expected) => panic!("{body}: {found:?}, not {expected:?}"),
+        }
+    }
+    let most = json!({"data": {"abilities": [], "allowed_from": many(256)}});
+    let networks = verdict(&bearer(), &most).allowed_from.unwrap();
+    assert_eq!(networks.iter().len(), 256);
+    // Without a value the token may be used from anywhere; without a pointer a value has no effect.
+    assert_eq!(verdict(&bearer(), &json!({"data": {"abilities": []}})).allowed_from, None);
+    let unused = json!({"active": true, "scope": "", "allowed_from": ["10.0.0.0/8"]});
+    assert_eq!(verdict(&rfc7662(None, None), &unused).allowed_from, None);
+    let mut settings = rfc7662(None, None);
+    settings.response.allowed_from = Some(pointer(&["allowed_from"]));
+    let networks = verdict(&settings, &unused).allowed_from.unwrap();
+    assert_eq!(networks.to_string(), "10.0.0.0/8");
+}
+
+#[test]
+fn networks_count_in_the_size_of_a_verdict_and_are_shared() {
+    let body = json!({"data": {"abilities": [], "allowed_from": ["10.0.0.0/8", "192.0.2.7"]}});
+    let first = verdict(&bearer(), &body);
+    let mut second = verdict(&bearer(), &body);
+    let unrestricted = Verdict { allowed_from: None, ..first.clone() };
+    assert!(first.heap_bytes() >= unrestricted.heap_bytes() + 2 * size_of::<ipnet::IpNet>());
+    second.share(&first);
+    let pointer = |verdict: &Verdict| {
+        verdict.allowed_from.as_ref().and_then(|it| it.iter().next().map(std::ptr::from_ref))
+    };
+    assert_eq!(pointer(&first), pointer(&second));
+    second.share(&unrestricted);
+    assert!(second.allowed_from.is_some());
 }
 
 #[test]

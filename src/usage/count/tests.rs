@@ -23,6 +23,7 @@ fn request(rule: u32, outcome: CountedOutcome) -> CountedRequest {
         outcome,
         client: Some([192, 0, 2, 1].into()),
         plain_http: true,
+        wrong_network: outcome == CountedOutcome::Denied,
         now: Instant::now(),
     }
 }
@@ -66,6 +67,7 @@ fn token_is_described_once_per_batch() {
         [vec![vec![(three, 3), (four, 2), (denied, 1)]], vec![vec![(three, 1)]]]
     );
     assert_eq!((batches[0].rows[0].plain_http, batches[0].rows[0].addresses.estimate()), (6, 1));
+    assert_eq!(batches[0].rows[0].wrong_network, 1);
 }
 
 /// A worker may be idle for days, and a batch counts for the day of its first request.

@@ -286,6 +286,28 @@ fn plain_http_has_high_severity() {
 }
 
 #[test]
+fn requests_from_a_wrong_network_have_medium_severity() {
+    let outside = |days: &[(&str, u64)]| {
+        let mut token = good_token();
+        for (date, requests) in days {
+            token.days.entry(day(date)).or_default().wrong_network = *requests;
+        }
+        token
+    };
+    assert_found(
+        FindingKind::WrongNetwork,
+        [(outside(&[("2026-11-22", 0)]), false), (outside(&[("2026-11-22", 1)]), true)],
+    );
+    let finding = only(&outside(&[("2026-11-22", 3), ("2026-11-24", 1)]));
+    assert_eq!((finding.severity, finding.since), (Severity::Medium, Some(time("2026-11-22T00:00:00Z"))));
+    assert_eq!(
+        finding.evidence,
+        "4 requests from outside the networks of the token or of the route, the last on 2026-11-24."
+    );
+    assert!(finding.advice.contains("somebody else has the token"), "{}", finding.advice);
+}
+
+#[test]
 fn repeated_denials_are_distinguished_from_probing() {
     let denied =
         |rows: Vec<UsageRow>| TokenUsage { usage: [good_token().usage, rows].concat(), ..good_token() };
@@ -380,11 +402,12 @@ fn expired_token_is_not_to_be_replaced() {
     let mut token = expiring(NOW);
     assert_eq!(found(&token), []);
     token.usage.push(row(None, "unmapped", -5));
-    token.days.entry(day("2026-11-20")).or_default().plain_http = 3;
+    let usage = token.days.entry(day("2026-11-20")).or_default();
+    (usage.plain_http, usage.wrong_network) = (3, 3);
     for finding in found(&token) {
         assert!(!finding.advice.contains("revoke"), "{finding:?}");
     }
-    assert_eq!(found(&token).len(), 2);
+    assert_eq!(found(&token).len(), 3);
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn token(id: &str, name: &str, abilities: &[&str], usage: Vec<UsageRow>) -> Toke
         allowed: calls.allowed,
         denied: calls.denied,
         plain_http: 0,
+        wrong_network: 0,
         addresses: AddressSketch::default(),
     };
     TokenUsage {
