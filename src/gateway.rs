@@ -154,7 +154,8 @@ impl Gateway {
         }
         let AllowedRequest { permit, caller, options, tunnel } = decided?;
         if let Some(tunnel) = tunnel {
-            context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(&request, &caller, tunnel)));
+            context.forwarded.upgrade =
+                Some(Box::new(UpgradeRequest::new((&request.target, request.client), &caller, tunnel)));
         }
         if self.backend.is_bounded() {
             context.account = self.account(&caller, context.record.client);

@@ -30,8 +30,9 @@ pub fn label(check: &Check) -> String {
 pub fn explain(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Failure {
     let CheckResult { check, found, .. } = outcome;
     let rule = match found {
-        Some(found) if by_route_networks(&outcome.decision) => {
-            let from = tests.map.networks(found);
+        Some(found) if matches!(outcome.decision, Err(Refusal::WrongNetwork(_))) => {
+            let is_by_route = outcome.decision == Err(Refusal::WrongNetwork(NetworkRule::Route));
+            let from = tests.map.networks(found).filter(|_| is_by_route);
             from.and_then(|from| Some((from.place.clone()?, format!("`from`: {}", from.networks.summary()))))
         }
         Some(RouteMatch::Rule { route, rule }) => rule.place.clone().map(|place| {
@@ -50,11 +51,6 @@ pub fn explain(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Failure {
         rule,
         hint: hint(&tests.map, outcome),
     }
-}
-
-/// Whether the networks of the route refuse the request.
-const fn by_route_networks(decision: &Result<Reason, Refusal>) -> bool {
-    matches!(decision, Err(Refusal::WrongNetwork(NetworkRule::Route)))
 }
 
 /// The reason of the decision.

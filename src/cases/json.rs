@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::coverage::RuleCoverage;
 use super::{CheckResult, Expected, PolicyTests, explain, label};
-use crate::policy::decision::KnownCaller;
+use crate::policy::decision::{ActiveToken, KnownCaller};
 use crate::policy::map::RouteMatch;
-use crate::policy::network::{ClientAddress, Networks};
+use crate::policy::network::ClientAddress;
 use crate::policy::refusal::Refusal;
 use crate::policy::source_location::SourceLocation;
 
@@ -28,19 +28,17 @@ pub fn result_value(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Value {
             KnownCaller::Active(token) => json!(token.abilities.names().collect::<Vec<_>>()),
             _ => Value::Null,
         },
-        "from": match check.client {
-            ClientAddress::Known(address) => json!(address),
-            ClientAddress::Unknown | ClientAddress::Any => Value::Null,
-        },
-        "allowed_from": match &check.sender.caller {
-            KnownCaller::Active(token) => json!(token.allowed_from.as_ref().map(Networks::texts)),
-            _ => Value::Null,
-        },
         "expected": word(check.expected),
         "decided": word(outcome.actual()),
         "reason": reason.as_str(),
         "passed": outcome.passed(),
     });
+    if let ClientAddress::Known(address) = check.client {
+        value["from"] = json!(address);
+    }
+    if let KnownCaller::Active(ActiveToken { allowed_from: Some(networks), .. }) = &check.sender.caller {
+        value["allowed_from"] = networks.texts().into();
+    }
     if let Some(RouteMatch::Rule { route, rule }) = &outcome.found {
         value["rule"] = json!({
             "path": tests.map.templates().nth(*route),

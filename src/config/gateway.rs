@@ -7,15 +7,15 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::language::{
-    Decode, Decoder, Entry, Environment, Node, OnOff, Report, Source, Span, Spanned, Value, effective,
-    schema_of, section,
+    Decode, Decoder, Diagnostic, Entry, Environment, Node, OnOff, Report, Source, Span, Spanned, Value,
+    effective, schema_of, section,
 };
 use super::listener_overlap;
 use super::sections::{
     SECRETS, abilities, admin, backend, cache, cors, denials, identity_headers, introspection, limits,
     listen, log, rate_limit, redis, runtime, shadow, traces, usage, webhook,
 };
-use super::settings::Settings;
+use super::settings::{ListenAddress, Settings};
 use crate::policy::identity::IdentityHeader;
 use crate::policy::shadow::Mode;
 
@@ -126,12 +126,28 @@ pub(crate) fn compile_document(
     let settings = tree.as_deref().and_then(|tree| {
         let mut settings = compile(Gateway::decode(tree, &mut decoder)?, &mut decoder);
         listener_overlap::check(&settings, &places, &mut decoder);
+        warn_of_unknown_addresses(&settings, &places, &mut decoder);
         settings.effective = effective(tree, &schema(), &mut decoder);
         Some(settings)
     });
     let (settings, warnings) = decoder.finish(path, settings)?;
     let files = warnings.files().to_vec();
     Ok(Loaded { settings, warnings: warnings.with_places(places), files })
+}
+
+/// Warns if networks refuse every client of a Unix socket.
+fn warn_of_unknown_addresses(settings: &Settings, places: &[(String, Span)], decoder: &mut Decoder<'_>) {
+    let Settings { listen, introspection, abilities, .. } = settings;
+    let of_tokens = introspection.response.allowed_from.is_some();
+    let has_networks = of_tokens || abilities.routes().any(|route| route.options().from.is_some());
+    let is_unknown = matches!(listen.address, ListenAddress::Unix(_)) && !listen.proxy_protocol;
+    let place = places.iter().find(|(name, _)| name == "listen.address");
+    if let (true, Some((_, span))) = (has_networks && is_unknown, place) {
+        let warning = Diagnostic::warning("clients have no address")
+            .key("listen.address")
+            .at(*span, "`from` and `allowed_from` refuse every client of a Unix socket");
+        decoder.record(warning.hint("set `listen.proxy_protocol`, or listen on an IP address"));
+    }
 }
 
 /// The places of addresses and `tls` sections, which only a start of the gateway can validate completely.

@@ -13,7 +13,7 @@ use super::{AllowedRequest, Caller, Gateway};
 use crate::config::settings::Shadow;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
-use crate::policy::decision::{self, Known, NeedsVerdict, Permit, Routed, decide_by};
+use crate::policy::decision::{self, Known, NeedsVerdict, NextStep, Permit, Routed, decide_by};
 use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::network::{NetworkRule, RouteNetworks};
 use crate::policy::query::NumberedRequirement;
@@ -68,7 +68,16 @@ impl Gateway {
         let options = map.options(found);
         record.note_denied_rule(&refusal);
         let rule = LogRule::refused(MapRole::Enforced, map, found, &record.method, &refusal).to_string();
+        let by_route_networks = refusal == Refusal::WrongNetwork(NetworkRule::Route);
         let (permit, caller) = match token {
+            _ if by_route_networks && matches!(routed.without_networks().next(), NextStep::Public(_)) => {
+                (permitted, Caller::Public)
+            }
+            // The route is public, but a parameter of the query requires a token.
+            Err(credentials) if by_route_networks => match permit(&credentials) {
+                Some(permit) => (permit, Caller::Unauthenticated(credentials)),
+                None => return Err(credentials),
+            },
             Ok(token) => match self.cached_token(token, record, refusal).await {
                 Ok(cached) => (permitted, Caller::Token(cached, token.authorization())),
                 Err(refusal) => match permit(&refusal) {

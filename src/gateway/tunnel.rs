@@ -11,7 +11,6 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
-use super::context::ReadRequest;
 use super::{Caller, Gateway};
 use crate::backend::tunnel::{self, Client, Traffic};
 use crate::client::pool::Upgraded;
@@ -23,6 +22,7 @@ use crate::policy::decision::{self, NextStep, RouteInputs};
 use crate::policy::network::ClientAddress;
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
+use crate::policy::target::Target;
 use crate::response::record::{Recorder, RequestRecord};
 use crate::tokens::lookup::{CachedToken, LookupRequest, LookupStats};
 
@@ -49,14 +49,17 @@ pub(super) struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
-    pub(super) fn new(request: &ReadRequest<'_>, caller: &Caller, counted: Box<TunnelGuard>) -> Self {
-        let ReadRequest { target, client, .. } = request;
+    pub(super) fn new(
+        (target, client): (&Target<'_>, ClientAddress),
+        caller: &Caller,
+        counted: Box<TunnelGuard>,
+    ) -> Self {
         let token = match caller {
             Caller::Token(cached, authorization) => Some((KeptToken::new(authorization), Rc::clone(cached))),
             Caller::Public | Caller::Unauthenticated(_) => None,
         };
         let query = target.query.map(|query| Zeroizing::new(query.to_owned()));
-        Self { path: target.path.clone().into_owned(), client: *client, query, token, _counted: counted }
+        Self { path: target.path.clone().into_owned(), client, query, token, _counted: counted }
     }
 
     /// The inputs of its route's options. A request for a tunnel has no body.

@@ -119,6 +119,11 @@ impl<'map> Routed<'map> {
         Self { map, found, query, origin: Origin { client: inputs.client, is_outside_route } }
     }
 
+    /// The state of this request if it came from an address that every network includes.
+    pub const fn without_networks(self) -> Self {
+        Self { origin: Origin { client: ClientAddress::Any, is_outside_route: false }, ..self }
+    }
+
     /// The map's result for the method and the path.
     pub const fn found(&self) -> &RouteMatch<'map> {
         &self.found

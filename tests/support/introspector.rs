@@ -46,7 +46,7 @@ impl Verdict {
     }
 
     /// Sets the networks that it may be used from.
-    pub fn from_networks(mut self, networks: impl Into<Value>) -> Self {
+    pub fn restricted_to(mut self, networks: impl Into<Value>) -> Self {
         if let Self::Active { allowed_from, .. } = &mut self {
             *allowed_from = networks.into();
         }

@@ -65,7 +65,7 @@ fn tunnel_closes_when_its_token_becomes_inactive() {
         }),
         ("from a wrong network", networks, "wrong_network", |env| {
             let verdict = Verdict::active(&["items:read"]);
-            env.introspector.set_verdict("1|reader", verdict.from_networks(vec!["10.0.0.0/8"]));
+            env.introspector.set_verdict("1|reader", verdict.restricted_to(vec!["10.0.0.0/8"]));
         }),
         ("without a verdict", "cache: {ttl: 1s}\n", "no_verdict", |env| {
             env.introspector.fail_with(Answer::message(500, "Server Error"));
