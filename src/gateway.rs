@@ -132,8 +132,14 @@ impl Gateway {
         let origin = self.settings.cors.allowed(&head.headers);
         let served = CatchPanic(pin!(self.serve(&mut head, &mut context))).await;
         match served.unwrap_or(Err(Refusal::InternalError)) {
-            Ok(Outcome::Upstream(reason)) => {
-                self.respond_with_upstream(reason, &mut head, context.record, &mut context.forwarded, tunnel)
+            Ok(Outcome::Upstream(reason, options)) => {
+                let forwarded = &mut context.forwarded;
+                let mut response =
+                    self.respond_with_upstream(reason, &mut head, context.record, forwarded, tunnel);
+                if let Some(deprecation) = &options.deprecated {
+                    self.announce(deprecation, origin, response.headers_mut());
+                }
+                response
             }
             Ok(Outcome::Preflight(method)) => {
                 self.respond_to_preflight(&method, origin, &head, context.record)
@@ -143,7 +149,11 @@ impl Gateway {
     }
 
     /// Takes a request through the phases up to the head of the response, which `context` receives.
-    async fn serve(&self, head: &mut Parts, context: &mut RequestContext<'_>) -> Result<Outcome, Refusal> {
+    async fn serve(
+        &self,
+        head: &mut Parts,
+        context: &mut RequestContext<'_>,
+    ) -> Result<Outcome<'_>, Refusal> {
         let request = self.read(head, context)?;
         if let Some(requested) = cors::requested_method(&request.head.method, &request.head.headers) {
             return Box::pin(self.serve_preflight(&request, requested, context)).await;
@@ -167,7 +177,7 @@ impl Gateway {
         {
             self.lookup.invalidate(&cached);
         }
-        Ok(Outcome::Upstream(reason))
+        Ok(Outcome::Upstream(reason, options))
     }
 
     /// Reads the request: an unambiguous message with a canonical target. Applies the limit of its address.

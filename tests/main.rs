@@ -28,6 +28,7 @@ mod dashboards; // rules, alerts and dashboard against a gateway with all featur
 mod demo; // the output of `demo` holds
 mod denials; // the fields of a 403 for a missing ability, over both versions of HTTP
 mod deploy; // the files under `deploy/`, checked by the tools that read them
+mod deprecated; // `deprecated` of a route: the fields of its responses, and findings about its callers
 mod diff; // `diff`: which requests a changed map denies or allows, and its exit codes
 mod documentation; // the program does what the documentation shows; links, anchors and generated pages
 mod drain; // draining: no request is lost, and the drain ends within its timeout

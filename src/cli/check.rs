@@ -5,6 +5,7 @@ mod kind;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::kind::{Checked, Expect, load_checked};
@@ -12,6 +13,7 @@ use super::probe::{Fault, failures, probe};
 use super::token_input::TokenArguments;
 use super::{ConfigArgument, Exit, output, report, show};
 use crate::config::{Finding, Report, Settings, Severity};
+use crate::policy::map::AbilityMap;
 use crate::server::Resources;
 
 /// Validate a gateway.yaml, a map file or a policy test file
@@ -132,16 +134,32 @@ fn content(checked: Checked) -> (Report, String, Option<Settings>) {
                 let (key, reason) = error.key().unwrap_or_else(|| (String::new(), error.to_string()));
                 findings.refuse(&key, reason);
             }
+            warn_of_sunsets(&loaded.settings.abilities, Timestamp::now(), &mut findings);
             let content = format!("{} routes", loaded.settings.abilities.routes().len());
             (findings, content, Some(loaded.settings))
         }
         Checked::Map(loaded) => {
             let routes = loaded.map.routes().len();
-            (loaded.warnings, format!("a map file with {routes} routes"), None)
+            let mut findings = loaded.warnings;
+            warn_of_sunsets(&loaded.map, Timestamp::now(), &mut findings);
+            (findings, format!("a map file with {routes} routes"), None)
         }
         Checked::Tests(loaded) => {
             let cases = loaded.tests.checks.len();
             (loaded.warnings, format!("a policy test file with {cases} cases"), None)
+        }
+    }
+}
+
+/// Warns of routes whose sunset has passed.
+fn warn_of_sunsets(map: &AbilityMap, now: Timestamp, findings: &mut Report) {
+    for (route, deprecation) in map.deprecations() {
+        if let Some(sunset) = deprecation.sunset.as_ref().filter(|sunset| sunset.seconds <= now.as_second()) {
+            findings.warn(
+                deprecation.place.as_ref(),
+                format!("the sunset of `{route}` has passed"),
+                format!("it was {}: remove the route, deny it, or announce a later one", sunset.text),
+            );
         }
     }
 }

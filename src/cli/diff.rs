@@ -4,6 +4,7 @@ mod usage;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Color, Style};
@@ -12,10 +13,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::usage::Affected;
-use super::routes::requirement_json;
+use super::routes::{deprecation_json, requirement_json};
 use super::usage::load_report;
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::config::{self, LoadedAbilities};
+use crate::policy::deprecation::Deprecation;
 use crate::policy::difference::{
     Callers, Change, ComparedMap, Difference, OptionsChange, QueryChange, difference,
 };
@@ -124,9 +126,9 @@ fn table(
     if !difference.options.is_empty() {
         writeln!(output, "{HEADING}Options{HEADING:#}")?;
     }
-    for OptionsChange { path, body: (body, body_now), mode: (mode, mode_now), timeout, from } in
-        &difference.options
-    {
+    for change in &difference.options {
+        let OptionsChange { path, body: (body, body_now), mode: (mode, mode_now), .. } = change;
+        let OptionsChange { timeout, from, deprecated, .. } = change;
         if body != body_now {
             let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
             writeln!(output, "  {path}: body {} -> {}", bound(body), bound(body_now))?;
@@ -146,6 +148,11 @@ fn table(
                 from.as_ref().map_or("anywhere".to_owned(), |networks| format!("[{networks}]"))
             };
             writeln!(output, "  {path}: from {} -> {}", networks(from), networks(from_now))?;
+        }
+        if deprecated.0 != deprecated.1 {
+            let text =
+                |it: &Option<Arc<Deprecation>>| it.as_ref().map_or("no".to_owned(), ToString::to_string);
+            writeln!(output, "  {path}: deprecated {} -> {}", text(&deprecated.0), text(&deprecated.1))?;
         }
     }
     if difference.is_empty() {
@@ -227,6 +234,7 @@ struct PrintedOption {
     mode: &'static str,
     timeout: Option<String>,
     from: Option<Vec<String>>,
+    deprecated: Option<Value>,
 }
 
 fn json(
@@ -243,18 +251,14 @@ fn json(
         denied: change.denied.as_ref().map(callers),
         allowed: change.allowed.as_ref().map(callers),
     });
-    let option = |body, mode: Mode, timeout: Option<Duration>, from: &Option<Networks>| PrintedOption {
-        body,
-        mode: mode.as_str(),
-        timeout: timeout.map(super::explain::duration),
-        from: from.as_ref().map(Networks::texts),
-    };
-    let options =
-        difference.options.iter().map(|OptionsChange { path, body, mode, timeout, from }| PrintedOptions {
+    let options = difference.options.iter().map(|change| {
+        let OptionsChange { path, body, mode, timeout, from, deprecated } = change;
+        PrintedOptions {
             path,
-            old: option(body.0, mode.0, timeout.0, &from.0),
-            new: option(body.1, mode.1, timeout.1, &from.1),
-        });
+            old: option(body.0, mode.0, timeout.0, &from.0, deprecated.0.as_deref()),
+            new: option(body.1, mode.1, timeout.1, &from.1, deprecated.1.as_deref()),
+        }
+    });
     let queries = difference.queries.iter().map(|change| PrintedQuery {
         path: &change.path,
         parameter: &change.subject,
@@ -272,6 +276,22 @@ fn json(
     };
     serde_json::to_writer_pretty(&mut *output, &printed)?;
     writeln!(output)
+}
+
+fn option(
+    body: Option<u64>,
+    mode: Mode,
+    timeout: Option<Duration>,
+    from: &Option<Networks>,
+    deprecated: Option<&Deprecation>,
+) -> PrintedOption {
+    PrintedOption {
+        body,
+        mode: mode.as_str(),
+        timeout: timeout.map(super::explain::duration),
+        from: from.as_ref().map(Networks::texts),
+        deprecated: deprecated.map(deprecation_json),
+    }
 }
 
 fn side<'a>(side: &ComparedMap<'a>) -> PrintedSide<'a> {

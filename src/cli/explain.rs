@@ -260,6 +260,9 @@ fn steps(
                 let timeout = duration(timeout);
                 step(output, "timeout", format_args!("{timeout}, instead of `backend.timeout`"))?;
             }
+            if let Some(deprecation) = &map.options(&found).deprecated {
+                step(output, "deprecated", deprecation)?;
+            }
         }
         RouteMatch::NoMethod { route } => {
             step(

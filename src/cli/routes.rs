@@ -13,6 +13,7 @@ use self::callable::Callable;
 use super::{ConfigArgument, Exit, abilities, output, report, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
+use crate::policy::deprecation::{Deprecation, Moment};
 use crate::policy::map::{AbilityMap, RouteMatch, RouteOptions, Unmapped};
 use crate::policy::shadow::Mode;
 
@@ -90,18 +91,12 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
                 (method.as_str(), route.template(), &rule.requirement, mode, route.options())
             })
         })
-        .chain([(
-            "*",
-            "(unmapped)",
-            &unmapped,
-            map.mode(&RouteMatch::NoRoute),
-            map.options(&RouteMatch::NoRoute),
-        )])
+        .chain([("*", "(unmapped)", &unmapped, map.mode(&RouteMatch::NoRoute), map.options_of(None))])
         .collect();
     let width = rows.iter().map(|(_, path, ..)| path.chars().count()).max().unwrap_or_default();
 
     writeln!(output, "{HEADING}{:7}  {:width$}  REQUIREMENT{HEADING:#}", "METHOD", "PATH")?;
-    for (method, path, requirement, mode, RouteOptions { query, from, .. }) in rows {
+    for (method, path, requirement, mode, RouteOptions { query, from, deprecated, .. }) in rows {
         let style = colour(requirement);
         // A public rule without rules for query and networks denies nothing, so its mode has no effect.
         let may_deny = *requirement.kind() != RequirementKind::Public || query.is_some() || from.is_some();
@@ -109,7 +104,9 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
         let query = query.as_ref().map(|rules| format!("  query {rules}")).unwrap_or_default();
         let from = from.as_ref().map(|from| format!("  from [{}]", from.networks)).unwrap_or_default();
         let mode = if is_shadowed { "  (shadow: not enforced)" } else { "" };
-        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{query}{from}{mode}")?;
+        let deprecated = deprecated.as_ref().map(|it| format!("  (deprecated {it})")).unwrap_or_default();
+        let options = format!("{query}{from}{deprecated}{mode}");
+        writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{options}")?;
     }
     Ok(())
 }
@@ -124,20 +121,36 @@ pub(crate) const fn colour(requirement: &Requirement) -> Style {
     }
 }
 
-/// Writes `[{"path", "method", "requirement"}]`, one rule per line.
+/// Writes `[{"path", "method", "requirement"}]`, one rule per line. Rules of a deprecated route also have `deprecated`.
 fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     let rules = map.routes().flat_map(|route| {
         route.rules().map(|(method, rule)| {
             let requirement = requirement_json(&rule.requirement);
             // Formatted by hand: `json!` sorts keys, and the contract fixes this order.
             format!(
-                r#"  {{"path": {}, "method": {}, "requirement": {requirement}}}"#,
+                r#"  {{"path": {}, "method": {}, "requirement": {requirement}{}}}"#,
                 Value::from(route.template()),
                 Value::from(method.as_str()),
+                options_json(route.options()),
             )
         })
     });
     lines(rules, output)
+}
+
+/// The members of a rule in JSON that only routes with options have.
+fn options_json(options: &RouteOptions) -> String {
+    let deprecated = options.deprecated.as_deref().map(deprecation_json);
+    deprecated.map(|it| format!(r#", "deprecated": {it}"#)).unwrap_or_default()
+}
+
+/// `deprecated` as it is written in YAML, as JSON.
+pub(crate) fn deprecation_json(deprecation: &Deprecation) -> Value {
+    let Deprecation { since, sunset, link, .. } = deprecation;
+    let text = |it: &Option<Moment>| it.as_ref().map(|it| Value::from(&*it.text));
+    let members =
+        [("since", text(since)), ("sunset", text(sunset)), ("link", link.as_deref().map(Value::from))];
+    members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 /// Writes a JSON array of values in JSON, one per line.
@@ -257,6 +270,28 @@ GET      /up         public
             printed(|output| arguments.print(&AbilityMap::default(), Path::new("gateway.yaml"), output)),
             "[]\n"
         );
+    }
+
+    #[test]
+    fn deprecated_routes_are_marked() {
+        let moment = |text: &str| Moment { seconds: 0, http_date: "-".into(), text: text.into() };
+        let link = Some("https://docs.example/v2".into());
+        let deprecation = Deprecation::new(None, Some(moment("2026-12-31")), link, None).unwrap();
+        let deprecated = RouteOptions { deprecated: Some(deprecation.into()), ..RouteOptions::default() };
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let rule = [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
+        builder.route_with("/a", deprecated, rule).unwrap();
+        let map = builder.build();
+        let text = printed(|output| table(&map, output));
+        let row = "GET      /a          items:read  (deprecated sunset 2026-12-31, https://docs.example/v2)";
+        assert!(text.lines().any(|line| line == row), "{text}");
+        assert_eq!(
+            printed(|output| list(&map, output)),
+            "[\n  {\"path\": \"/a\", \"method\": \"GET\", \"requirement\": \"items:read\", \
+             \"deprecated\": {\"link\":\"https://docs.example/v2\",\"sunset\":\"2026-12-31\"}}\n]\n"
+        );
+        let page = matrix::page(&map, Path::new("a.yaml"));
+        assert!(page.contains("deprecated sunset 2026-12-31, https://docs.example/v2"), "{page}");
     }
 
     #[test]

@@ -175,7 +175,10 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
     if let Some(rate_limit) = &raw.rate_limit {
         rate_limit::require_redis(rate_limit, raw.redis.is_some(), decoder);
     }
-    let usage = raw.usage.map(|raw| usage::compile(raw.value, decoder));
+    let mut usage = raw.usage.map(|raw| usage::compile(raw.value, decoder));
+    if let Some(usage) = &mut usage {
+        usage.findings.deprecated = usage::deprecated_routes(&map);
+    }
     let limited = raw.rate_limit.map(|raw| rate_limit::compile(raw, &map, response, usage.as_ref(), decoder));
     let (rate_limit, quota) = limited.unzip();
     Settings {

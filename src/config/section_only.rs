@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::language::{Decode, Decoder, Entry, Environment, Report, find_entry};
-use super::sections::{SECRETS, admin, introspection, limits, usage};
+use super::sections::{SECRETS, abilities, admin, introspection, limits, usage};
 use super::settings;
 
 /// Loads `admin`.
@@ -14,12 +14,23 @@ pub fn load_admin(path: &Path) -> Result<settings::Admin, Report> {
     load(path, "admin", |raw, _| admin::compile(raw))
 }
 
-/// Loads `usage`. Returns `None` if the section is absent.
+/// Loads `usage`, and the deprecated routes of the map if it has no error. Returns `None` if the section is absent.
 ///
 /// # Errors
 /// A report of every error in `usage`, or why the file cannot be read.
 pub fn load_usage(path: &Path) -> Result<Option<settings::Usage>, Report> {
-    load(path, "usage", |raw: Option<usage::Usage>, decoder| Some(usage::compile(raw?, decoder)))
+    let usage =
+        load(path, "usage", |raw: Option<usage::Usage>, decoder| Some(usage::compile(raw?, decoder)))?;
+    Ok(usage.map(|mut usage| {
+        let environment: &Environment<'_> = &|name| std::env::var(name).ok();
+        let mut decoder = Decoder::new(environment, &SECRETS);
+        let tree = decoder.read_file(path);
+        if let Some((raw, mode)) = tree.and_then(|tree| abilities::decode_document(&tree, &mut decoder)) {
+            usage.findings.deprecated =
+                usage::deprecated_routes(&abilities::compile(&raw, mode, &mut decoder));
+        }
+        usage
+    }))
 }
 
 /// Loads `introspection` and `limits.token_bytes`.

@@ -1,7 +1,7 @@
 //! The compiled configuration, which the request path uses. All text in it is parsed. Secrets are [`SecretString`]s,
 //! whose `Debug` is redacted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::policy::ability::Requirement;
 use crate::policy::cors::Cors;
 use crate::policy::denials::Denials;
+use crate::policy::deprecation::Deprecation;
 use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
@@ -666,6 +667,8 @@ pub struct FindingRules {
     pub least_age: Duration,
     /// `naming` and `environments`: the valid ends of token names, beside versions; `None` if names are not checked.
     pub environments: Option<Box<[Box<str>]>>,
+    /// The routes of the map that are deprecated, by their templates.
+    pub deprecated: Arc<BTreeMap<Box<str>, Arc<Deprecation>>>,
 }
 
 /// The form of log lines.

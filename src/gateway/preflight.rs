@@ -18,7 +18,7 @@ impl Gateway {
         request: &ReadRequest<'_>,
         requested: &HeaderValue,
         context: &mut RequestContext<'_>,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<Outcome<'_>, Refusal> {
         if request.has_body {
             return Err(Refusal::BadRequest("CORS preflight with a body"));
         }
@@ -28,7 +28,7 @@ impl Gateway {
             Preflight::Forward => {
                 let options = self.settings.abilities.options_of(context.record.route_number);
                 self.forward(permit, request, Credentials::None, options, context).await?;
-                Ok(Outcome::Upstream(Reason::Public))
+                Ok(Outcome::Upstream(Reason::Public, self.settings.abilities.options_of(None)))
             }
         }
     }

@@ -18,7 +18,9 @@ use crate::client::recycle;
 use crate::downstream::Downstream;
 use crate::limits::tokens::TokenRequest;
 use crate::policy::bearer::Token;
+use crate::policy::deprecation::Deprecation;
 use crate::policy::headers::X_REQUEST_ID;
+use crate::policy::map::RouteOptions;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::response::body::ResponseBody;
 use crate::response::own;
@@ -27,9 +29,10 @@ use crate::tokens::hash::TokenHash;
 use crate::tokens::verdict::Verdict;
 
 /// The kind of response to a request that is not refused.
-pub(super) enum Outcome {
-    /// The backend's response, and the reason for the access log.
-    Upstream(Reason),
+pub(super) enum Outcome<'a> {
+    /// The backend's response, the reason for the access log, and the options of the route; the defaults for a preflight
+    /// that was forwarded, which is no use of the route.
+    Upstream(Reason, &'a RouteOptions),
     /// The gateway's own response to a preflight for this method.
     Preflight(HeaderValue),
 }
@@ -71,6 +74,21 @@ impl Gateway {
         // The request is nearly always complete, and the call is then dropped without a move.
         let call = call.take_if(|call| !call.is_complete()).map(Box::new);
         response.map(|()| ResponseBody::upstream(lease, call, record, idle_timeout))
+    }
+
+    /// Announces the end of the route in a response of the backend. `origin` is the allowed origin, whose scripts may read
+    /// that.
+    #[cold]
+    pub(super) fn announce(
+        &self,
+        deprecation: &Deprecation,
+        origin: Option<&HeaderValue>,
+        fields: &mut HeaderMap,
+    ) {
+        deprecation.announce(fields);
+        if origin.is_some() {
+            self.settings.cors.expose_also(deprecation.names(), fields);
+        }
     }
 
     /// Answers a preflight for the method `requested`. `origin` is the allowed origin.

@@ -143,6 +143,13 @@ impl Cors {
         self.vary(fields);
     }
 
+    /// Adds the names of fields that the gateway has added to a response of the backend, which sets all other CORS
+    /// fields of it, so that scripts of an [allowed](Self::allowed) origin can read them.
+    pub fn expose_also(&self, names: &HeaderValue, fields: &mut HeaderMap) {
+        fields.append(ACCESS_CONTROL_EXPOSE_HEADERS, names.clone());
+        self.vary(fields);
+    }
+
     /// Adds the fields of the response to a preflight for the method `requested`, which the map has. `origin` is the
     /// [allowed](Self::allowed) origin.
     pub fn answer(&self, origin: Option<&HeaderValue>, requested: &HeaderValue, fields: &mut HeaderMap) {

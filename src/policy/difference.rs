@@ -5,11 +5,13 @@ mod query;
 
 use core::time::Duration;
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 
 use http::Method;
 
 use super::ability::Requirement;
 use super::classes::{PathClass, TooMany, classes};
+use super::deprecation::Deprecation;
 use super::map::{AbilityMap, RouteMatch, RouteOptions, Rule, Unmapped};
 use super::network::Networks;
 use super::shadow::Mode;
@@ -74,6 +76,8 @@ pub struct OptionsChange {
     pub timeout: (Option<Duration>, Option<Duration>),
     /// `from`; `None` if requests may come from anywhere.
     pub from: (Option<Networks>, Option<Networks>),
+    /// `deprecated`
+    pub deprecated: (Option<Arc<Deprecation>>, Option<Arc<Deprecation>>),
 }
 
 /// Compares two maps over all paths, methods and abilities.
@@ -112,8 +116,8 @@ fn options_change(
     // The options do not depend on the method.
     let sides = [(old, class.old), (new, class.new)].map(|(map, route)| {
         let found = map.found(route, &Method::GET);
-        let RouteOptions { body, timeout, from, .. } = map.options(&found);
-        ((*body, *timeout, from.as_ref().map(|from| &from.networks)), map.mode(&found))
+        let RouteOptions { body, timeout, from, deprecated, .. } = map.options(&found);
+        ((*body, *timeout, from.as_ref().map(|from| &from.networks), deprecated), map.mode(&found))
     });
     let [(options, mode), (options_now, mode_now)] = sides;
     let everywhere = (old.mode(&RouteMatch::NoRoute), new.mode(&RouteMatch::NoRoute));
@@ -124,13 +128,15 @@ fn options_change(
         (_, _) if options == options_now && is_everywhere => return None,
         _ => path,
     };
-    let ((body, timeout, from), (body_now, timeout_now, from_now)) = (options, options_now);
+    let (body, timeout, from, deprecated) = options;
+    let (body_now, timeout_now, from_now, deprecated_now) = options_now;
     let change = OptionsChange {
         path,
         body: (body, body_now),
         mode: (mode, mode_now),
         timeout: (timeout, timeout_now),
         from: (from.cloned(), from_now.cloned()),
+        deprecated: (deprecated.clone(), deprecated_now.clone()),
     };
     (sides[0] != sides[1]).then_some(change)
 }

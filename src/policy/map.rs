@@ -7,10 +7,12 @@ mod tests;
 mod trie;
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use http::Method;
 
 use super::ability::{Requirement, RequirementKind};
+use super::deprecation::Deprecation;
 use super::network::RouteNetworks;
 use super::path::CanonicalPath;
 use super::query::QueryRules;
@@ -148,7 +150,7 @@ impl AbilityMap {
     /// The options of the route with this number; the defaults without a route.
     pub fn options_of(&self, route: Option<usize>) -> &RouteOptions {
         static DEFAULTS: RouteOptions =
-            RouteOptions { body: None, mode: None, query: None, timeout: None, from: None };
+            RouteOptions { body: None, mode: None, query: None, timeout: None, from: None, deprecated: None };
         route.and_then(|number| self.route(number)).map_or(&DEFAULTS, Route::options)
     }
 
@@ -186,6 +188,11 @@ impl AbilityMap {
     /// The shortest `timeout` of a route; `None` if no route has one.
     pub const fn shortest_timeout(&self) -> Option<Duration> {
         self.shortest_timeout
+    }
+
+    /// The templates of the routes that are deprecated.
+    pub fn deprecations(&self) -> impl Iterator<Item = (&str, &Arc<Deprecation>)> {
+        self.routes.iter().filter_map(|route| Some((route.template(), route.options.deprecated.as_ref()?)))
     }
 
     /// The decision on paths that no route matches.

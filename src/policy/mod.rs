@@ -11,6 +11,7 @@ pub mod client;
 pub mod cors;
 pub mod decision;
 pub mod denials;
+pub mod deprecation;
 pub mod difference;
 pub mod expectation;
 mod field_class;

@@ -3,6 +3,7 @@
 //! A field that introspection omits causes no finding. An expired token has only findings about its requests.
 
 mod denials;
+mod deprecated;
 mod minimal_abilities;
 mod name;
 mod requirement;
@@ -35,6 +36,7 @@ pub fn findings(token: &TokenUsage, rules: &FindingRules, now: Timestamp) -> Vec
         plain_http(&subject),
         wrong_network(&subject),
         many_addresses(&subject, rules),
+        deprecated::deprecated_routes(&subject, rules),
         wildcard(&subject),
         unused_abilities(&subject, rules),
         no_expiry(&subject, rules),

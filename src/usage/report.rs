@@ -156,6 +156,8 @@ pub enum FindingKind {
     Wildcard,
     /// Many client addresses in one day: integrations share the token.
     ManyAddresses,
+    /// The token calls a route whose end is announced.
+    DeprecatedRoute,
     /// Granted abilities that were never used.
     UnusedAbilities,
     /// The token does not expire.
@@ -200,6 +202,7 @@ impl FindingKind {
             Self::WrongNetwork => "wrong_network",
             Self::Wildcard => "wildcard",
             Self::ManyAddresses => "many_addresses",
+            Self::DeprecatedRoute => "deprecated_route",
             Self::UnusedAbilities => "unused_abilities",
             Self::NoExpiry => "no_expiry",
             Self::OldToken => "old_token",
@@ -218,6 +221,7 @@ impl FindingKind {
             Self::WrongNetwork => "Used from a wrong network",
             Self::Wildcard => "May do everything",
             Self::ManyAddresses => "Used from many places",
+            Self::DeprecatedRoute => "Calls deprecated routes",
             Self::UnusedAbilities => "Abilities that are never used",
             Self::NoExpiry => "Never expires",
             Self::OldToken => "Due for rotation",

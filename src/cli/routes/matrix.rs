@@ -148,7 +148,7 @@ fn matrix(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
                 tbody {
                     @for route in resource {
                         tr {
-                            th.route scope="row" { code { (route.template()) } }
+                            th.route scope="row" { code { (route.template()) } (deprecated(route)) }
                             td { (without(route)) }
                             @for ability in columns.iter().flat_map(|(_, it)| it) { td { (cell(route, ability)) } }
                         }
@@ -196,6 +196,11 @@ fn cell(route: &Route, ability: &str) -> Markup {
             }
         }
     }
+}
+
+/// The announced end of a route.
+fn deprecated(route: &Route) -> Markup {
+    html! { @if let Some(deprecation) = &route.options().deprecated { " " span.quiet { "deprecated " (deprecation) } } }
 }
 
 /// A method, coloured by its risk.

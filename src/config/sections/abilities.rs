@@ -1,5 +1,6 @@
 //! `abilities`, and map files: the ability map.
 
+mod deprecated;
 mod from;
 mod query;
 mod requirement;
@@ -67,7 +68,7 @@ struct RawRoute {
 }
 
 /// The options of a route.
-const OPTIONS: [&str; 5] = ["body", "mode", "query", "timeout", "from"];
+const OPTIONS: [&str; 6] = ["body", "mode", "query", "timeout", "from", "deprecated"];
 
 impl Decode for Routes {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
@@ -133,6 +134,10 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                 options.from = decoder.within(key, |decoder| from::decode(value, key, decoder)).map(Arc::new);
                 continue;
             }
+            "deprecated" => {
+                options.deprecated = decoder.within(key, |decoder| deprecated::decode(value, decoder));
+                continue;
+            }
             _ => {}
         }
         decoder.within(key, |decoder| match METHODS.iter().find(|method| method.as_str() == &*key.text) {
@@ -147,7 +152,7 @@ fn decode_route(node: &Node, decoder: &mut Decoder<'_>) -> Option<RawRoute> {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => {
                         format!(
-                            "the methods are {}, the options `body`, `mode`, `query`, `timeout` and `from`",
+                            "the methods are {}, the options `body`, `mode`, `query`, `timeout`, `from` and `deprecated`",
                             methods.join(" ")
                         )
                     }
@@ -317,6 +322,7 @@ impl JsonSchema for Routes {
         );
         properties.insert("timeout".to_owned(), timeout.to_value());
         properties.insert("from".to_owned(), from::schema(generator).to_value());
+        properties.insert("deprecated".to_owned(), deprecated::schema(generator).to_value());
         json_schema!({
             "type": "object",
             "patternProperties": {

@@ -1,5 +1,7 @@
 //! `usage`: the usage ledger, and the rules for findings.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::json_schema;
@@ -9,6 +11,8 @@ use crate::config::language::{
     Timeout, Whole, leaf_schema, section,
 };
 use crate::config::settings::{self, FindingRules};
+use crate::policy::deprecation::Deprecation;
+use crate::policy::map::AbilityMap;
 
 /// Each flush waits for the disk.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -120,6 +124,12 @@ pub(crate) fn compile(raw: Usage, decoder: &mut Decoder<'_>) -> settings::Usage 
     }
 }
 
+/// The deprecated routes of `map`, by their templates.
+pub(crate) fn deprecated_routes(map: &AbilityMap) -> Arc<BTreeMap<Box<str>, Arc<Deprecation>>> {
+    let routes = map.deprecations().map(|(route, deprecation)| (route.into(), Arc::clone(deprecation)));
+    Arc::new(routes.collect())
+}
+
 fn compile_findings(raw: Findings) -> FindingRules {
     let other = raw.environments.into_iter().map(|name| name.0);
     FindingRules {
@@ -128,6 +138,7 @@ fn compile_findings(raw: Findings) -> FindingRules {
         addresses: number(raw.addresses),
         denials: number(raw.denials),
         least_age: raw.least_age.0,
+        deprecated: Arc::default(),
         environments: raw.naming.0.then(|| ENVIRONMENTS.into_iter().map(Into::into).chain(other).collect()),
     }
 }
@@ -150,6 +161,7 @@ impl Default for FindingRules {
             addresses: Some(10),
             denials: Some(5),
             least_age: days(7),
+            deprecated: Arc::default(),
             environments: Some(ENVIRONMENTS.into_iter().map(Into::into).collect()),
         }
     }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
 use crate::policy::decision::{KnownCaller, RouteInputs, decide};
+use crate::policy::deprecation::Moment;
 use crate::policy::map::{MapBuilder, RouteOptions};
 use crate::policy::path::CanonicalPath;
 use crate::policy::route::Pattern;
@@ -194,6 +195,24 @@ fn changed_timeout_is_a_changed_option() {
     assert!(found.changes.is_empty() && !found.is_empty());
     assert_eq!(found.options[0].timeout, (None, Some(Duration::from_secs(9))));
     assert!(difference(&new, &build(Some(9))).unwrap().is_empty());
+}
+
+#[test]
+fn announced_end_of_a_route_is_a_changed_option() {
+    let build = |seconds: Option<i64>, text: &str| {
+        let moment = |seconds| Moment { seconds, http_date: "-".into(), text: text.into() };
+        let deprecated = seconds.map(|it| Deprecation::new(Some(moment(it)), None, None, None).unwrap());
+        let options = RouteOptions { deprecated: deprecated.map(Arc::new), ..RouteOptions::default() };
+        let mut builder = MapBuilder::default();
+        builder.route_with("/up", options, [(Method::GET, requirement("a"), None)]).unwrap();
+        builder.build()
+    };
+    let (old, new) = (build(None, ""), build(Some(0), "1970-01-01"));
+    let found = difference(&old, &new).unwrap();
+    assert!(found.changes.is_empty() && found.options.len() == 1);
+    assert!(found.options[0].deprecated.0.is_none() && found.options[0].deprecated.1.is_some());
+    let other_spelling = build(Some(0), "1970-01-01T00:00:00Z");
+    assert!(difference(&new, &other_spelling).unwrap().is_empty());
 }
 
 #[test]

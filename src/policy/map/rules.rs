@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::policy::ability::Requirement;
+use crate::policy::deprecation::Deprecation;
 use crate::policy::network::RouteNetworks;
 use crate::policy::query::QueryRules;
 use crate::policy::route::{Pattern, RouteError};
@@ -37,6 +38,8 @@ pub struct RouteOptions {
     pub timeout: Option<Duration>,
     /// `from`: the networks that requests must come from; `None` if they may come from anywhere.
     pub from: Option<Arc<RouteNetworks>>,
+    /// `deprecated`: the announced end of the route; `None` if it has none.
+    pub deprecated: Option<Arc<Deprecation>>,
 }
 
 /// A pattern with options and a rule for each of its methods.
