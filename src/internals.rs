@@ -58,6 +58,9 @@ pub mod policy {
     pub mod expectation {
         pub use crate::policy::expectation::waits;
     }
+    pub mod expected_claims {
+        pub use crate::policy::expected_claims::{Claim, ExpectedClaims};
+    }
     pub mod framing {
         pub use crate::policy::framing::{Bounds, FramingFault, Scan, Scanner};
     }
@@ -131,8 +134,8 @@ pub mod tokens {
     }
     pub mod introspection {
         pub use crate::tokens::introspection::{
-            IntrospectionResponse, LONGEST_ABILITIES, MAX_ANSWER, MAX_NAME, MAX_TEXT, MOST_ABILITIES,
-            NoVerdict, read,
+            Inactive, IntrospectionResponse, LONGEST_ABILITIES, MAX_ANSWER, MAX_NAME, MAX_TEXT,
+            MOST_ABILITIES, Mismatch, NoVerdict, ReceivedResponse, read,
         };
     }
     pub mod introspection_limiter {

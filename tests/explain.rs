@@ -98,6 +98,55 @@ fn explain_introspects_by_rfc_7662() {
 }
 
 #[test]
+fn explain_shows_which_claim_differs_and_when_a_token_becomes_valid() {
+    let introspector =
+        Introspector::start_rfc7662("gateway", "secret").with_lines("  expect: {aud: https://api.example}\n");
+    let active = |claims: serde_json::Value| {
+        let mut answer = serde_json::json!({"active": true, "scope": "a b"});
+        answer.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        Verdict::Answer(Answer::json(200, &answer))
+    };
+    introspector
+        .set_verdict("17|other", active(serde_json::json!({"aud": ["https://payroll.example\u{1b}"]})));
+    introspector.set_verdict("17|none", active(serde_json::json!({})));
+    let early = serde_json::json!({"aud": "https://api.example", "nbf": 32_472_144_000_u64});
+    introspector.set_verdict("17|early", active(early));
+    for (token, told) in [
+        (
+            "17|other",
+            [
+                "claim        aud is [\"https://payroll.example\\u001b\"], expected https://api.example",
+                "token        unexpected_claim",
+                "verdict      denied with 401 (unexpected_claim)",
+            ],
+        ),
+        (
+            "17|none",
+            [
+                "claim        aud is absent, expected https://api.example",
+                "advice       get a token that was issued for this service, or correct `introspection.expect`",
+                "verdict      denied with 401 (unexpected_claim)",
+            ],
+        ),
+        (
+            "17|early",
+            [
+                "nbf          valid from 2999-01-01T00:00:00Z",
+                "token        not_yet_valid",
+                "verdict      denied with 401 (not_yet_valid)",
+            ],
+        ),
+    ] {
+        let (code, stdout, stderr) = explain(&introspector, token);
+        assert_eq!((code, &*stderr), (1, ""), "{token}: {stdout}");
+        for line in told {
+            assert!(stdout.lines().any(|it| it == line), "{token}: {line}\n{stdout}");
+        }
+        assert!(!stdout.contains(token), "{stdout}");
+    }
+}
+
+#[test]
 fn explain_suggests_the_nearest_route_of_an_unmapped_request() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();

@@ -566,6 +566,19 @@ fn init_validates_its_options_before_it_writes() {
     assert!(text.contains("  style: rfc7662\n  client_id: \"gateway\"\n  client_secret_file: "), "{text}");
     assert!(!text.contains("a-secret"), "{text}");
 
+    let audience = [&credentials[..], &["--audience", "https://api.example", "--force"]].concat();
+    let verdict = json!({"active": true, "scope": "items:read", "aud": "https://api.example"});
+    application.introspector.set_verdict(TOKEN, Verdict::Answer(Answer::json(200, &verdict)));
+    let run = init(&application, &audience, Some(TOKEN));
+    assert_eq!(run.0, 0, "{}{}", run.1, run.2);
+    assert!(!run.2.contains("warning"), "{}", run.2);
+    assert!(application.read("gateway.yaml").contains("  expect: {aud: https://api.example}\n"));
+    assert_eq!(application.run(&["check", "--strict", "gateway.yaml"], None).0, 0);
+    let verdict = json!({"active": true, "scope": "items:read", "aud": "https://payroll.example"});
+    application.introspector.set_verdict(TOKEN, Verdict::Answer(Answer::json(200, &verdict)));
+    let run = application.run(&["check", "--online", "gateway.yaml"], Some(TOKEN));
+    run.fails("given token", &["aud is \"https://payroll.example\", expected https://api.example"]);
+
     application.write("secret", "another secret of somebody\n");
     let run = application.run(&["check", "--online", "gateway.yaml"], Some(TOKEN));
     run.fails("unknown token", &["responded with 400"]);

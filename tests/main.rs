@@ -18,6 +18,7 @@ mod backend_http2; // HTTP/2 to the backend: translation, limits and failures
 mod backend_tls; // TLS with the backend and the introspector: accepted servers, and logged errors
 mod certificates; // TLS from clients: selection and renewal of certificates, and client certificates
 mod check; // `check` on every kind of file, and its formats for programs
+mod claims; // `introspection.expect` and `nbf`: tokens for other services and before their time
 mod clients; // foreign clients: curl, httpx, websockets, Node.js and a browser
 mod clock; // the wall clock is set while the gateway runs
 mod completions; // completion scripts and manual pages: every command, and that shells and man accept them
@@ -56,6 +57,7 @@ mod memory; // memory of the token cache and of stalled connections
 mod model; // a model of how Laravel reads a request, checked against the gateway's decision
 mod names; // backend and introspector by name: one address family unanswered, truncated or failing
 mod networks; // the networks of routes and tokens, and the addresses that count
+mod oauth; // a real authorization server as introspector: tokens for other services, revoked, expired and early ones
 mod openapi; // `openapi`: maps drafted from OpenAPI documents, and maps compared with them
 mod pages; // the web pages in a real browser
 mod policy; // `test`: policy tests of maps

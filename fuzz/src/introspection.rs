@@ -1,23 +1,32 @@
 //! Compares the interpretation of introspection responses with serde_json's JSON Pointers.
 //!
 //! `data` is a first line `STYLE STATUS ABILITIES EXPIRES_AT ID NAME` or `… NAME ALLOWED_FROM`, the last ones JSON Pointers
-//! (`-` for the whole document), then the body.
+//! (`-` for the whole document), then the body. STYLE is `bearer`, `rfc7662`, or `expecting` for `rfc7662` with an
+//! expected audience.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde_json::Value;
 use stockaj_gateway::internals::config::settings::{
     ClientTls, Destination, Introspection, IntrospectionStyle, JsonPointer, ResponsePointers,
 };
+use stockaj_gateway::internals::policy::expected_claims::{Claim, ExpectedClaims};
 use stockaj_gateway::internals::policy::network::MOST_NETWORKS;
 use stockaj_gateway::internals::tokens::introspection::{
-    IntrospectionResponse, LONGEST_ABILITIES, MAX_ANSWER, MAX_NAME, MAX_TEXT, MOST_ABILITIES, NoVerdict, read,
+    Inactive, IntrospectionResponse, LONGEST_ABILITIES, MAX_ANSWER, MAX_NAME, MAX_TEXT, MOST_ABILITIES,
+    NoVerdict, ReceivedResponse, read,
 };
 use stockaj_gateway::internals::tokens::verdict::Verdict;
 
 const HASH: [u8; 32] = [0xab; 32];
+
+/// The expected audience.
+const AUDIENCE: &str = "api";
+
+/// The time of the response, in seconds since 1970.
+const NOW: f64 = 1_800_000_000.0;
 
 /// The latest representable second: 9999-12-30T22:00:00Z. Later expiries are clamped to it.
 const LAST: f64 = 253_402_207_200.0;
@@ -34,7 +43,8 @@ pub fn check(data: &[u8]) {
     };
     let [abilities, expires_at, id, name, rest @ ..] = &*pointers else { return };
     let allowed_from = rest.first();
-    let rfc7662 = *style == "rfc7662";
+    let expecting = *style == "expecting";
+    let rfc7662 = *style == "rfc7662" || expecting;
     let settings = Introspection {
         destination: Destination::Unix("/introspector".into()),
         authority: HeaderValue::from_static("introspector"),
@@ -56,14 +66,32 @@ pub fn check(data: &[u8]) {
             workspace_id: Some(id.ours.clone()),
             allowed_from: allowed_from.map(|pointer| pointer.ours.clone()),
         },
+        expect: ExpectedClaims {
+            audiences: if expecting { [AUDIENCE.into()].into() } else { Box::default() },
+            ..ExpectedClaims::default()
+        },
     };
     let document: Option<Value> =
         serde_json::from_slice(body).ok().filter(|_| status == StatusCode::OK && body.len() <= MAX_ANSWER);
     let active = document.as_ref().and_then(|document| document.get("active"));
-    match read(&settings, status, body, &HASH) {
+    let has_audience = match document.as_ref().and_then(|document| document.get("aud")) {
+        Some(Value::Array(items)) => {
+            items.iter().all(Value::is_string) && items.iter().any(|item| *item == AUDIENCE)
+        }
+        other => other.is_some_and(|aud| *aud == AUDIENCE),
+    };
+    let not_before = document.as_ref().and_then(|document| document.get("nbf"));
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(NOW);
+    let response = ReceivedResponse { status, fields: &HeaderMap::new(), body };
+    match read(&settings, &response, &HASH, now) {
         IntrospectionResponse::Active(verdict) => {
             let document = document.as_ref().expect("a verdict is in the JSON of a 200");
             assert!(!rfc7662 || *active.expect("`active`") == Value::Bool(true));
+            assert!(!expecting || has_audience);
+            if rfc7662 {
+                assert!(matches!(not_before, None | Some(Value::Null | Value::Number(_) | Value::String(_))));
+                assert!(not_before.and_then(Value::as_f64).is_none_or(|from| from <= NOW + 1e-3));
+            }
             check_abilities(&verdict, document.pointer(abilities.text));
             check_expiry(verdict.expires_at, document.pointer(expires_at.text));
             check_id(&verdict.id, document.pointer(id.text));
@@ -74,8 +102,18 @@ pub fn check(data: &[u8]) {
             assert!(name.is_none_or(|name| name.len() <= MAX_TEXT && name.chars().count() <= MAX_NAME));
             assert!(verdict.id.len() <= MAX_TEXT);
         }
-        IntrospectionResponse::Inactive if rfc7662 => assert_eq!(active, Some(&Value::Bool(false))),
-        IntrospectionResponse::Inactive => assert_eq!(status, StatusCode::UNAUTHORIZED),
+        IntrospectionResponse::Inactive(Inactive::UnexpectedClaim(mismatch)) => {
+            assert_eq!((active, mismatch.claim), (Some(&Value::Bool(true)), Claim::Audience));
+            assert!(expecting && !has_audience && mismatch.found.len() <= 256);
+        }
+        IntrospectionResponse::Inactive(Inactive::NotYetValid(from)) => {
+            assert_eq!((rfc7662, active), (true, Some(&Value::Bool(true))));
+            assert!(from > now && not_before.and_then(Value::as_f64).is_none_or(|from| from > NOW - 1e-3));
+        }
+        IntrospectionResponse::Inactive(Inactive::Reported) if rfc7662 => {
+            assert_eq!(active, Some(&Value::Bool(false)));
+        }
+        IntrospectionResponse::Inactive(Inactive::Reported) => assert_eq!(status, StatusCode::UNAUTHORIZED),
         IntrospectionResponse::NoVerdict(why) => {
             assert!(rfc7662 || status != StatusCode::UNAUTHORIZED);
             assert_eq!(matches!(why, NoVerdict::ClientRefused(_)), why.is_misconfiguration());

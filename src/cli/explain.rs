@@ -23,6 +23,7 @@ use crate::policy::bearer::Token;
 use crate::policy::decision::{
     ActiveToken, KnownCaller, RouteInputs, decide, missing, read_request, split_query,
 };
+use crate::policy::expected_claims::ExpectedClaims;
 use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::network::{ClientAddress, RouteNetworks, WrongNetwork, parse_address, parse_network};
 use crate::policy::path::decoded;
@@ -31,7 +32,7 @@ use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Mode, ShadowSettings};
 use crate::response::own::status;
 use crate::sanitize::sanitize;
-use crate::tokens::introspection::IntrospectionResponse;
+use crate::tokens::introspection::{Inactive, IntrospectionResponse, Mismatch};
 use crate::tokens::introspector::Introspector;
 use crate::tokens::verdict::Verdict;
 
@@ -86,11 +87,11 @@ impl Arguments {
             Ok(caller) => caller,
             Err(exit) => return exit,
         };
-        let (caller, holder) = caller;
+        let (caller, described) = caller;
         let mut verdict = Exit::Failure;
         let printed = output(Exit::Success, |out| {
-            if let Some(holder) = holder {
-                step(out, "token of", holder)?;
+            if let Some((name, what)) = described {
+                step(out, name, what)?;
             }
             verdict = explain(&loaded.map, (&self.method, &self.path), &caller, self.from.into(), out)?;
             Ok(())
@@ -98,8 +99,8 @@ impl Arguments {
         if printed == Exit::Success { verdict } else { printed }
     }
 
-    /// The caller, and the description of an introspected token.
-    fn caller(&self, path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
+    /// The caller, and a step with what the introspector said about its token.
+    fn caller(&self, path: &Path) -> Result<(KnownCaller, Option<TokenStep>), Exit> {
         if self.token_stdin {
             return introspect(path);
         }
@@ -116,8 +117,11 @@ impl Arguments {
     }
 }
 
+/// The name and text of the step that describes an introspected token.
+type TokenStep = (&'static str, String);
+
 /// Introspects the token on standard input with the configuration at `path`.
-fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
+fn introspect(path: &Path) -> Result<(KnownCaller, Option<TokenStep>), Exit> {
     let fail = |error: &dyn Display| {
         report(format_args!("error: {error}"));
         Exit::Failure
@@ -149,14 +153,38 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<String>), Exit> {
                     KnownCaller::Active(ActiveToken { abilities, allowed_from })
                 }
             };
-            (caller, Some(holder))
+            (caller, Some(("token of", holder)))
         }
-        IntrospectionResponse::Inactive => (KnownCaller::Refused(Refusal::InactiveToken), None),
+        IntrospectionResponse::Inactive(Inactive::Reported) => {
+            (KnownCaller::Refused(Refusal::InactiveToken), None)
+        }
+        IntrospectionResponse::Inactive(Inactive::NotYetValid(from)) => {
+            (KnownCaller::Refused(Refusal::NotYetValid), Some(("nbf", valid_from(from))))
+        }
+        IntrospectionResponse::Inactive(Inactive::UnexpectedClaim(mismatch)) => {
+            let differs = difference(&mismatch, &introspection.expect);
+            (KnownCaller::Refused(Refusal::UnexpectedClaim(mismatch.claim)), Some(("claim", differs)))
+        }
         IntrospectionResponse::NoVerdict(why) => {
             fail(&why);
             (KnownCaller::Refused(Refusal::NoVerdict), None)
         }
     })
+}
+
+/// When a token becomes valid.
+pub(super) fn valid_from(from: SystemTime) -> String {
+    match Timestamp::try_from(from) {
+        Ok(from) => format!("valid from {from}"),
+        Err(_) => "valid in the distant future".to_owned(),
+    }
+}
+
+/// A claim's value and the expected one.
+pub(super) fn difference(mismatch: &Mismatch, expect: &ExpectedClaims) -> String {
+    let Mismatch { claim, found } = mismatch;
+    let expected = expect.describe(*claim).to_string();
+    format!("{} is {}, expected {}", claim.as_str(), sanitize(found), sanitize(&expected))
 }
 
 /// Name, id and expiry of a token. Never the token or its hash, which is the id if the introspector reports none.

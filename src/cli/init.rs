@@ -50,6 +50,9 @@ pub(crate) struct Arguments {
     /// A file with the client secret for `rfc7662`
     #[arg(long, value_name = "FILE", requires = "client_id")]
     client_secret_file: Option<PathBuf>,
+    /// The audience of this service in introspection responses, for `rfc7662`: other tokens are refused
+    #[arg(long, value_name = "AUD")]
+    audience: Option<String>,
     /// Use this map file
     #[arg(long, value_name = "FILE", group = "source")]
     map: Option<PathBuf>,
@@ -86,6 +89,7 @@ struct Answers {
     style: Style,
     client_id: Option<String>,
     client_secret_file: Option<PathBuf>,
+    audience: Option<String>,
     map: MapSource,
 }
 
@@ -180,7 +184,7 @@ impl Arguments {
             ask(&self.introspection, "URL of its introspection endpoint", &default, "--introspection URL")?;
         let style = match self.style {
             Some(style) => style,
-            None if self.client_id.is_some() => Style::Rfc7662,
+            None if self.client_id.is_some() || self.audience.is_some() => Style::Rfc7662,
             None if is_interactive && self.introspection.is_none() => {
                 let answer = asked(prompt::line("Style of introspection: bearer or rfc7662", "bearer"))?;
                 match &*answer {
@@ -203,6 +207,11 @@ impl Arguments {
                 client_secret_file = Some(PathBuf::from(file)).filter(|file| *file != PathBuf::new());
             }
         }
+        let mut audience = self.audience.clone();
+        if style == Style::Rfc7662 && is_interactive && audience.is_none() {
+            let question = "Audience (`aud`) of tokens for this application (Enter: none)";
+            audience = Some(asked(prompt::line(question, ""))?).filter(|audience| !audience.is_empty());
+        }
         let map = match (&self.map, self.shipped_map, &self.openapi) {
             (Some(map), ..) => MapSource::File(map.clone()),
             (None, true, _) => MapSource::Shipped,
@@ -212,7 +221,7 @@ impl Arguments {
                 return Err(missing("--map FILE, --shipped-map or --openapi DOCUMENT"));
             }
         };
-        Ok(Answers { backend, introspection, style, client_id, client_secret_file, map })
+        Ok(Answers { backend, introspection, style, client_id, client_secret_file, audience, map })
     }
 
     /// Reads or drafts the ability map.
@@ -284,7 +293,7 @@ impl Arguments {
 
     /// The sections of the gateway.yaml that name the servers.
     fn servers(&self, answers: &Answers) -> Result<String, Exit> {
-        let Answers { backend, introspection, style, client_id, client_secret_file, .. } = answers;
+        let Answers { backend, introspection, style, client_id, client_secret_file, audience, .. } = answers;
         let mut style_keys = String::new();
         match style {
             Style::Bearer => {
@@ -299,6 +308,12 @@ impl Arguments {
         }
         if let Some(file) = client_secret_file {
             style_keys += &format!("  client_secret_file: {}\n", quoted(&self.reference(file)?));
+        }
+        if let Some(audience) = audience {
+            style_keys += &format!(
+                "  # Tokens that the introspector knows for other services are refused.\n  expect: {{aud: {}}}\n",
+                quoted(audience)
+            );
         }
         let (backend, introspection) = (quoted(backend), quoted(introspection));
         Ok(format!(

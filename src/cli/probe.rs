@@ -22,7 +22,7 @@ use self::gateway::ProbedGateway;
 use self::request::{Trial, allowed, public_path, refused};
 use self::step::Outcome;
 pub(super) use self::step::{Fault, Step, failures};
-use super::explain::holder;
+use super::explain::{difference, holder, valid_from};
 use super::token_input::GivenToken;
 use crate::client::Connector;
 use crate::client::call::Call;
@@ -31,7 +31,7 @@ use crate::config::settings::{self, Destination, Settings};
 use crate::policy::ability::Abilities;
 use crate::policy::bearer::Token;
 use crate::sanitize::sanitize;
-use crate::tokens::introspection::{IntrospectionResponse, NoVerdict};
+use crate::tokens::introspection::{Inactive, IntrospectionResponse, NoVerdict};
 use crate::tokens::introspector::Introspector;
 
 /// The time limit of a request, if the configuration allows more.
@@ -47,7 +47,7 @@ pub(super) fn probe(settings: Settings, token: Option<&GivenToken>) -> Vec<Step>
     let mut steps = vec![Step { name: "backend", outcome: backend(&settings) }];
     let unknown = Introspector::introspect_once(introspection, &unknown_token());
     let has_verdicts =
-        matches!(unknown, Ok(IntrospectionResponse::Active(_) | IntrospectionResponse::Inactive));
+        matches!(unknown, Ok(IntrospectionResponse::Active(_) | IntrospectionResponse::Inactive(_)));
     steps.push(Step { name: "unknown token", outcome: advice::unknown_token(introspection, unknown) });
 
     let mut abilities = None;
@@ -143,7 +143,13 @@ fn given_token(settings: &Settings, token: &GivenToken, abilities: &mut Option<A
             *abilities = Some(verdict.abilities);
             Outcome::Passed(text)
         }
-        Ok(IntrospectionResponse::Inactive) => advice::inactive_token(introspection),
+        Ok(IntrospectionResponse::Inactive(Inactive::Reported)) => advice::inactive_token(introspection),
+        Ok(IntrospectionResponse::Inactive(Inactive::NotYetValid(from))) => {
+            advice::token_not_yet_valid(introspection, &valid_from(from))
+        }
+        Ok(IntrospectionResponse::Inactive(Inactive::UnexpectedClaim(mismatch))) => {
+            advice::unexpected_claim(introspection, &difference(&mismatch, &introspection.expect))
+        }
         Ok(IntrospectionResponse::NoVerdict(error)) => advice::no_verdict(introspection, &error),
         Err(error) => advice::introspection_setup(introspection, &error.to_string()),
     }

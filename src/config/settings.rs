@@ -18,6 +18,7 @@ use crate::policy::ability::Requirement;
 use crate::policy::cors::Cors;
 use crate::policy::denials::Denials;
 use crate::policy::deprecation::Deprecation;
+use crate::policy::expected_claims::ExpectedClaims;
 use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
 use crate::policy::map::AbilityMap;
@@ -392,6 +393,8 @@ pub struct Introspection {
     pub max_concurrent: usize,
     /// `introspection.response`
     pub response: ResponsePointers,
+    /// `introspection.expect`; empty for `bearer`.
+    pub expect: ExpectedClaims,
 }
 
 /// `cache`

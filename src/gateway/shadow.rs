@@ -107,7 +107,7 @@ impl Gateway {
         record: &mut RequestRecord,
         refusal: Refusal,
     ) -> Result<Rc<CachedToken>, Refusal> {
-        if matches!(refusal, Refusal::InactiveToken | Refusal::ExpiredToken) {
+        if refusal.is_inactive_token() {
             return Err(refusal);
         }
         if let Some(cached) = &record.token {
@@ -207,7 +207,7 @@ impl Gateway {
             (Ok(AllowedRequest { caller: Caller::Unauthenticated(refusal), .. }), ..) => {
                 Known::Refused(refusal)
             }
-            (Err(refusal @ (Refusal::InactiveToken | Refusal::ExpiredToken)), ..) => Known::Refused(refusal),
+            (Err(refusal), ..) if refusal.is_inactive_token() => Known::Refused(refusal),
             (_, _, Err(refusal)) => Known::Refused(refusal),
             (_, _, Ok(_)) => Known::Token,
         };

@@ -14,6 +14,7 @@ pub mod denials;
 pub mod deprecation;
 pub mod difference;
 pub mod expectation;
+pub mod expected_claims;
 mod field_class;
 mod field_values;
 pub mod framing;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use super::expected_claims::Claim;
 use super::network::NetworkRule;
 
 /// The outcome of a request. Logs, metrics and tests use the same words.
@@ -22,6 +23,10 @@ pub enum Reason {
     InactiveToken,
     /// The token's own expiry has passed.
     ExpiredToken,
+    /// The token's `nbf` has not passed.
+    NotYetValid,
+    /// A claim of the token is not the one that `introspection.expect` names.
+    UnexpectedClaim,
     /// No route matches the path.
     Unmapped,
     /// The most specific route that matches the path lacks the method.
@@ -56,13 +61,15 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Allowed,
         Self::Public,
         Self::MissingToken,
         Self::MalformedToken,
         Self::InactiveToken,
         Self::ExpiredToken,
+        Self::NotYetValid,
+        Self::UnexpectedClaim,
         Self::Unmapped,
         Self::MethodNotMapped,
         Self::Denied,
@@ -89,6 +96,8 @@ impl Reason {
             Self::MalformedToken => "malformed_token",
             Self::InactiveToken => "inactive_token",
             Self::ExpiredToken => "expired_token",
+            Self::NotYetValid => "not_yet_valid",
+            Self::UnexpectedClaim => "unexpected_claim",
             Self::Unmapped => "unmapped",
             Self::MethodNotMapped => "method_not_mapped",
             Self::Denied => "denied",
@@ -148,6 +157,15 @@ impl Limit {
     }
 }
 
+/// What refused a request, if its reason alone does not say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The limit that a 429 exceeded.
+    Limit(Limit),
+    /// The claim that is not the expected one.
+    Claim(Claim),
+}
+
 /// A limit that a request exceeds, for the response's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
@@ -183,6 +201,10 @@ pub enum Refusal {
     InactiveToken,
     /// The token's own expiry has passed: 401.
     ExpiredToken,
+    /// The token's `nbf` has not passed: 401.
+    NotYetValid,
+    /// The token was issued for another service, by another issuer, or to another client: 401.
+    UnexpectedClaim(Claim),
     /// No route matches the path: 403.
     Unmapped,
     /// The most specific route that matches the path lacks the method: 403.
@@ -237,12 +259,22 @@ impl Refusal {
                 | Reason::MalformedToken
                 | Reason::InactiveToken
                 | Reason::ExpiredToken
+                | Reason::NotYetValid
+                | Reason::UnexpectedClaim
                 | Reason::Unmapped
                 | Reason::MethodNotMapped
                 | Reason::Denied
                 | Reason::MissingAbility
                 | Reason::WrongNetwork
                 | Reason::QueryDenied
+        )
+    }
+
+    /// Whether introspection reported the token as inactive, or a verdict that counts as such.
+    pub const fn is_inactive_token(&self) -> bool {
+        matches!(
+            self,
+            Self::InactiveToken | Self::ExpiredToken | Self::NotYetValid | Self::UnexpectedClaim(_)
         )
     }
 
@@ -254,6 +286,8 @@ impl Refusal {
             Self::MalformedToken => Reason::MalformedToken,
             Self::InactiveToken => Reason::InactiveToken,
             Self::ExpiredToken => Reason::ExpiredToken,
+            Self::NotYetValid => Reason::NotYetValid,
+            Self::UnexpectedClaim(_) => Reason::UnexpectedClaim,
             Self::Unmapped => Reason::Unmapped,
             Self::MethodNotMapped => Reason::MethodNotMapped,
             Self::Denied => Reason::Denied,

@@ -83,7 +83,9 @@ impl ShadowSettings {
             Refusal::MissingToken
             | Refusal::MalformedToken
             | Refusal::InactiveToken
-            | Refusal::ExpiredToken => self.authentication,
+            | Refusal::ExpiredToken
+            | Refusal::NotYetValid
+            | Refusal::UnexpectedClaim(_) => self.authentication,
             Refusal::BadRequest(_)
             | Refusal::NoVerdict
             | Refusal::Overloaded
@@ -117,6 +119,7 @@ mod tests {
     use http::Method;
 
     use super::super::ability::{Abilities, Requirement};
+    use super::super::expected_claims::Claim;
     use super::super::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
     use super::super::network::NetworkRule;
     use super::super::path::CanonicalPath;
@@ -136,8 +139,14 @@ mod tests {
             Refusal::WrongNetwork(NetworkRule::Token),
             Refusal::QueryDenied { rule: 0, missing: requirement.fields().clone() },
         ];
-        let of_the_token =
-            [Refusal::MissingToken, Refusal::MalformedToken, Refusal::InactiveToken, Refusal::ExpiredToken];
+        let of_the_token = [
+            Refusal::MissingToken,
+            Refusal::MalformedToken,
+            Refusal::InactiveToken,
+            Refusal::ExpiredToken,
+            Refusal::NotYetValid,
+            Refusal::UnexpectedClaim(Claim::Audience),
+        ];
         let others = [
             Refusal::BadRequest("two Host fields"),
             Refusal::NoVerdict,

@@ -58,9 +58,11 @@ fn parts(refusal: &Refusal) -> ResponseParts {
             ResponseParts::new(StatusCode::BAD_REQUEST, r#"{"message":"Bad Request."}"#)
         }
         Refusal::MissingToken => unauthenticated(NO_CREDENTIALS),
-        Refusal::MalformedToken | Refusal::InactiveToken | Refusal::ExpiredToken => {
-            unauthenticated(INVALID_TOKEN)
-        }
+        Refusal::MalformedToken
+        | Refusal::InactiveToken
+        | Refusal::ExpiredToken
+        | Refusal::NotYetValid
+        | Refusal::UnexpectedClaim(_) => unauthenticated(INVALID_TOKEN),
         Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied | Refusal::WrongNetwork(_) => {
             unauthorized(INSUFFICIENT_SCOPE)
         }
@@ -143,6 +145,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::policy::expected_claims::Claim;
     use crate::policy::network::NetworkRule;
     use crate::policy::refusal::{Exceeded, Limit, Missing};
 
@@ -186,6 +189,8 @@ mod tests {
             (Refusal::MalformedToken, 401, "Unauthenticated.", invalid),
             (Refusal::InactiveToken, 401, "Unauthenticated.", invalid),
             (Refusal::ExpiredToken, 401, "Unauthenticated.", invalid),
+            (Refusal::NotYetValid, 401, "Unauthenticated.", invalid),
+            (Refusal::UnexpectedClaim(Claim::Issuer), 401, "Unauthenticated.", invalid),
             (Refusal::Unmapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::MethodNotMapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::Denied, 403, "This action is unauthorized.", insufficient),

@@ -20,11 +20,11 @@ use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
 use crate::policy::network::{NetworkRule, WrongNetwork};
 use crate::policy::query::NumberedRequirement;
-use crate::policy::refusal::{Limit, Reason, Refusal};
+use crate::policy::refusal::{Cause, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
 use crate::policy::target::METHODS;
 use crate::telemetry::access::{
-    AccessLine, AccessLog, Client, DeniedBy, LoggedToken, RequestFields, Upstream,
+    AccessLine, AccessLog, Client, DeniedBy, LoggedCause, LoggedToken, RequestFields, Upstream,
 };
 use crate::telemetry::metrics::{ConnectionUse, RouteLabel, TimedPhase, WorkerMetrics};
 use crate::telemetry::spans::{Trace, Tracer};
@@ -108,8 +108,8 @@ pub struct RequestRecord {
     outcome: Option<(StatusCode, Reason)>,
     /// Whether the gateway refused the request.
     is_refused: bool,
-    /// The limit that a 429 exceeded.
-    limit: Option<Limit>,
+    /// What refused the request, if its reason alone does not say it.
+    cause: Option<Cause>,
     detail: Option<&'static str>,
     /// The number of the [requirement](QueryRules::requirement) of a query parameter that refuses the request, or would.
     denied_parameter: Option<usize>,
@@ -222,7 +222,7 @@ impl RequestRecord {
             response_arrived_at: None,
             outcome: None,
             is_refused: false,
-            limit: None,
+            cause: None,
             is_settled: false,
             plain_http: false,
         })
@@ -315,7 +315,8 @@ impl RequestRecord {
                 self.detail = Some(TOO_SLOW);
             }
             Refusal::BackendTimeout => self.detail = Some(self.exceeded_timeout()),
-            Refusal::TooManyAttempts(exceeded) => self.limit = Some(exceeded.limit),
+            Refusal::TooManyAttempts(exceeded) => self.cause = Some(Cause::Limit(exceeded.limit)),
+            Refusal::UnexpectedClaim(claim) => self.cause = Some(Cause::Claim(*claim)),
             _ => self.note_denied_rule(refusal),
         }
         self.is_refused = true;
@@ -426,6 +427,14 @@ impl RequestRecord {
         self.recorder.uncovered.record(&Uncovered { path, missing, method, token, now: SystemTime::now() });
     }
 
+    #[cold]
+    fn logged_cause(&self, cause: Cause) -> LoggedCause<'_> {
+        match cause {
+            Cause::Limit(limit) => LoggedCause::Limit(limit),
+            Cause::Claim(claim) => LoggedCause::Claim(self.settings.introspection.expect.describe(claim)),
+        }
+    }
+
     fn write_access_line(&self, status: StatusCode, reason: Reason, now: Instant) {
         let map = &self.settings.abilities;
         let route = self.route_number.and_then(|number| map.route(number));
@@ -477,7 +486,7 @@ impl RequestRecord {
             path: self.uncovered.as_ref().and_then(|it| it.path.as_deref()),
             status: status.as_u16(),
             reason,
-            limit: self.limit,
+            cause: self.cause.map(|cause| self.logged_cause(cause)),
             denied_by,
             detail: detail
                 .or(parameter.as_ref().filter(|_| is_denied).map(|it| it as &dyn Display))

@@ -292,6 +292,7 @@ fn gives_same_verdicts(one: &Introspection, other: &Introspection) -> bool {
         && one.target == other.target
         && one.style == other.style
         && one.response == other.response
+        && one.expect == other.expect
 }
 
 fn count_evictions(metrics: &Arc<Metrics>) -> impl Fn(RemovalCause) + Send + Sync + 'static {

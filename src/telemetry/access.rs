@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 pub use self::batch::LineBatch;
 pub use self::encoder::FIELDS;
 use self::fields::RequestFieldsCache;
-pub use self::line::{AccessLine, Client, DeniedBy, LoggedToken, RequestFields, TokenFields, Upstream};
+pub use self::line::{
+    AccessLine, Client, DeniedBy, LoggedCause, LoggedToken, RequestFields, TokenFields, Upstream,
+};
 use crate::config::settings::{self, LogLevel};
 use crate::policy::refusal::Reason;
 use crate::policy::shadow::Change;

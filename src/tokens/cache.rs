@@ -22,13 +22,14 @@ use super::hash::TokenHash;
 use super::revocation::{Revocation, Revocations, Subject};
 use super::verdict::Verdict;
 use crate::config::settings;
+use crate::policy::expected_claims::Claim;
 
 mod entry;
 mod in_flight;
 mod spellings;
 
 /// Memory of an inactive entry, in bytes.
-const INACTIVE_BYTES: u64 = 288;
+const INACTIVE_BYTES: u64 = 304;
 
 /// Memory of a token in [`TokenCache::claim_feedback`], in bytes.
 const FEEDBACK_BYTES: u64 = 288;
@@ -44,6 +45,20 @@ pub enum Inactivity {
     Inactive,
     /// Past its own expiry.
     Expired,
+    /// Before its own `nbf`.
+    NotYetValid,
+    /// Issued for another service, by another issuer, or to another client.
+    UnexpectedClaim(Claim),
+}
+
+/// A token that is not active.
+#[derive(Clone, Copy, Debug)]
+struct InactiveEntry {
+    why: Inactivity,
+    /// The generation at which its introspection began.
+    generation: u64,
+    /// When the token becomes valid by its `nbf`, and so the end of this entry.
+    valid_from: Option<SystemTime>,
 }
 
 /// An event that casts doubt on a verdict.
@@ -61,7 +76,7 @@ pub type OnEviction = Box<dyn Fn(RemovalCause) + Send + Sync>;
 /// The verdicts of all workers.
 pub struct TokenCache {
     active: moka::sync::Cache<TokenHash, Arc<CacheEntry>>,
-    inactive: moka::sync::Cache<TokenHash, (u64, Inactivity)>,
+    inactive: moka::sync::Cache<TokenHash, InactiveEntry>,
     /// By the hash of the introspected id: its other spellings are no further reason to introspect.
     feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
     spellings: Arc<Spellings>,
@@ -217,9 +232,12 @@ impl TokenCache {
 
     /// Whether it was found less than `negative_ttl` ago that the token is not active, and why.
     pub fn inactive(&self, hash: &TokenHash) -> Option<Inactivity> {
-        let (generation, inactivity) = self.inactive.get(hash)?;
+        let InactiveEntry { why, generation, valid_from } = self.inactive.get(hash)?;
+        if valid_from.is_some_and(|valid_from| valid_from <= SystemTime::now()) {
+            return None;
+        }
         let subject = Subject { hash, id: None, name: None };
-        (!self.revocations.is_revoked_since(generation, subject)).then_some(inactivity)
+        (!self.revocations.is_revoked_since(generation, subject)).then_some(why)
     }
 
     /// Whether `feedback` on the token with this id is to be acted upon: once per `negative_ttl`, however it is spelled.
@@ -367,9 +385,24 @@ impl TokenCache {
 
     /// Stores that a token is not active, by an introspection that began at `generation`.
     pub fn store_inactive(&self, hash: TokenHash, why: Inactivity, generation: u64) -> IntrospectionResult {
+        self.insert_inactive(hash, InactiveEntry { why, generation, valid_from: None })
+    }
+
+    /// Stores that a token is not valid before `valid_from`, by an introspection that began at `generation`.
+    pub fn store_not_yet_valid(
+        &self,
+        hash: TokenHash,
+        valid_from: SystemTime,
+        generation: u64,
+    ) -> IntrospectionResult {
+        let why = Inactivity::NotYetValid;
+        self.insert_inactive(hash, InactiveEntry { why, generation, valid_from: Some(valid_from) })
+    }
+
+    fn insert_inactive(&self, hash: TokenHash, entry: InactiveEntry) -> IntrospectionResult {
         self.forget_entry(&hash);
-        self.inactive.insert(hash, (generation, why));
-        IntrospectionResult::Inactive(why)
+        self.inactive.insert(hash, entry);
+        IntrospectionResult::Inactive(entry.why)
     }
 
     /// Forgets the verdict of one spelling of a token, also in a successor.

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body as _;
 use jiff::civil::Date;
@@ -18,6 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Number, Value};
 use zeroize::Zeroizing;
 
+pub use self::expected::Mismatch;
 use super::verdict::Verdict;
 use crate::client::ExchangeError;
 use crate::client::LeaseError;
@@ -25,6 +26,7 @@ use crate::config::settings::{Introspection, IntrospectionStyle, JsonPointer};
 use crate::policy::ability::Abilities;
 use crate::policy::network::{MOST_NETWORKS, Networks, parse_network};
 
+mod expected;
 #[cfg(test)]
 mod tests;
 
@@ -49,10 +51,21 @@ pub const LONGEST_ABILITIES: usize = 16 * 1024;
 pub enum IntrospectionResponse {
     /// The token is active. The caller must check whether it has expired.
     Active(Verdict),
-    /// The token is unknown to the introspector, or no longer active.
-    Inactive,
+    /// The token is not active, or must be treated so.
+    Inactive(Inactive),
     /// The introspection failed: a 503, never a 401 or an allowed request.
     NoVerdict(NoVerdict),
+}
+
+/// Why a token is not active.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inactive {
+    /// It is unknown to the introspector, or no longer active.
+    Reported,
+    /// It is not valid before this time.
+    NotYetValid(SystemTime),
+    /// It was issued for another service, by another issuer, or to another client.
+    UnexpectedClaim(Mismatch),
 }
 
 /// Why an introspection failed. `Display` includes the cause and nothing of the token.
@@ -85,6 +98,12 @@ pub enum NoVerdict {
     /// Any other status that is not a verdict.
     #[error("the introspector responded with {0}")]
     Status(StatusCode),
+    /// A signed response (RFC 9701). Its claims would be in `token_introspection`, and nobody has verified the signature.
+    #[error(
+        "the introspector's response is signed (application/token-introspection+jwt, RFC 9701); the gateway reads \
+         application/json only"
+    )]
+    Signed,
     /// The response is not JSON.
     #[error("the introspector's response is not JSON: {0}")]
     NotJson(#[from] serde_json::Error),
@@ -137,6 +156,9 @@ pub enum NoVerdict {
     /// Neither RFC 3339, seconds since 1970, nor null.
     #[error("the expiry in the introspector's response is {0}, not RFC 3339, epoch seconds or null")]
     Expiry(Found),
+    /// As [`NoVerdict::Expiry`].
+    #[error("`nbf` in the introspector's response is {0}, not RFC 3339, epoch seconds or null")]
+    NotBefore(Found),
 }
 
 impl NoVerdict {
@@ -155,6 +177,7 @@ impl NoVerdict {
             Self::Request(_)
             | Self::Ambiguous(_)
             | Self::TooLarge
+            | Self::Signed
             | Self::NotJson(_)
             | Self::ActiveNotBoolean(_)
             | Self::Abilities(_)
@@ -164,7 +187,8 @@ impl NoVerdict {
             | Self::TooLong { .. }
             | Self::Networks(_)
             | Self::Network { .. }
-            | Self::Expiry(_) => "malformed",
+            | Self::Expiry(_)
+            | Self::NotBefore(_) => "malformed",
         }
     }
 }
@@ -289,16 +313,40 @@ fn push_form_urlencoded(buffer: &mut String, text: &str) {
     }
 }
 
-/// The result of an introspection with this response, for the token with the SHA-256 `token_hash`.
+/// A response of the introspector.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceivedResponse<'a> {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub fields: &'a HeaderMap,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+impl ReceivedResponse<'_> {
+    /// Whether it is a signed response (RFC 9701 section 5).
+    fn is_signed(&self) -> bool {
+        const SIGNED: &[u8] = b"application/token-introspection+jwt";
+        self.fields.get_all(CONTENT_TYPE).iter().any(|value| {
+            let media_type = value.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
+            media_type.trim_ascii().eq_ignore_ascii_case(SIGNED)
+        })
+    }
+}
+
+/// The result of an introspection with this response at the time `now`, for the token with the SHA-256 `token_hash`.
 pub fn read(
     settings: &Introspection,
-    status: StatusCode,
-    body: &[u8],
+    response: &ReceivedResponse<'_>,
     token_hash: &[u8; 32],
+    now: SystemTime,
 ) -> IntrospectionResponse {
+    let status = response.status;
     let verdict = match (&settings.style, status) {
-        (_, StatusCode::OK) => active(settings, body, token_hash),
-        (IntrospectionStyle::Bearer, StatusCode::UNAUTHORIZED) => Ok(None),
+        (_, StatusCode::OK) if response.is_signed() => Err(NoVerdict::Signed),
+        (_, StatusCode::OK) => active(settings, response.body, token_hash, now),
+        (IntrospectionStyle::Bearer, StatusCode::UNAUTHORIZED) => Ok(Err(Inactive::Reported)),
         (IntrospectionStyle::Rfc7662 { .. }, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             Err(NoVerdict::ClientRefused(status))
         }
@@ -306,18 +354,19 @@ pub fn read(
         _ => Err(NoVerdict::Status(status)),
     };
     match verdict {
-        Ok(Some(verdict)) => IntrospectionResponse::Active(verdict),
-        Ok(None) => IntrospectionResponse::Inactive,
+        Ok(Ok(verdict)) => IntrospectionResponse::Active(verdict),
+        Ok(Err(why)) => IntrospectionResponse::Inactive(why),
         Err(reason) => IntrospectionResponse::NoVerdict(reason),
     }
 }
 
-/// The verdict in the body of a 200; `None` if the token is inactive.
+/// The verdict in the body of a 200, or why the token is inactive.
 fn active(
     settings: &Introspection,
     body: &[u8],
     token_hash: &[u8; 32],
-) -> Result<Option<Verdict>, NoVerdict> {
+    now: SystemTime,
+) -> Result<Result<Verdict, Inactive>, NoVerdict> {
     if body.len() > MAX_ANSWER {
         return Err(NoVerdict::TooLarge);
     }
@@ -325,8 +374,16 @@ fn active(
     if matches!(settings.style, IntrospectionStyle::Rfc7662 { .. }) {
         match answer.get("active") {
             Some(Value::Bool(true)) => {}
-            Some(Value::Bool(false)) => return Ok(None),
+            Some(Value::Bool(false)) => return Ok(Err(Inactive::Reported)),
             other => return Err(NoVerdict::ActiveNotBoolean(Found::of(other))),
+        }
+        // Before anything else is read: the response about a token for another service may have none of it.
+        if let Some(mismatch) = expected::find_mismatch(&settings.expect, &answer) {
+            return Ok(Err(Inactive::UnexpectedClaim(mismatch)));
+        }
+        if let Some(from) = optional_time(answer.get("nbf"), NoVerdict::NotBefore)?.filter(|from| *from > now)
+        {
+            return Ok(Err(Inactive::NotYetValid(from)));
         }
     }
     let pointers = &settings.response;
@@ -335,14 +392,14 @@ fn active(
         id: pointers.id.find(&answer).and_then(identifier).unwrap_or_else(|| hex::encode(token_hash).into()),
         name: pointers.name.find(&answer).and_then(text),
         abilities: abilities(pointers.abilities.find(&answer))?,
-        expires_at: expiry(pointers.expires_at.find(&answer))?,
+        expires_at: optional_time(pointers.expires_at.find(&answer), NoVerdict::Expiry)?,
         context: optional(&pointers.context).and_then(text),
         created_at: optional(&pointers.created_at).and_then(time),
         workspace_id: optional(&pointers.workspace_id).and_then(identifier),
         allowed_from: networks(optional(&pointers.allowed_from))?,
     };
     check_lengths(&verdict)?;
-    Ok(Some(verdict))
+    Ok(Ok(verdict))
 }
 
 /// Rejects texts that are too long to be stored for each token. A truncated id or name could be that of another token.
@@ -417,11 +474,14 @@ fn networks(value: Option<&Value>) -> Result<Option<Networks>, NoVerdict> {
     parsed.collect::<Result<_, _>>().map(Some)
 }
 
-/// Parses the expiry. An absent expiry is like null: the token does not expire. RFC 7662 omits `exp` then.
-fn expiry(value: Option<&Value>) -> Result<Option<SystemTime>, NoVerdict> {
+/// Parses the expiry or `nbf`. If it is absent, as RFC 7662 has it, or null, it does not limit the token.
+fn optional_time(
+    value: Option<&Value>,
+    malformed: fn(Found) -> NoVerdict,
+) -> Result<Option<SystemTime>, NoVerdict> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => time(value).map(Some).ok_or(NoVerdict::Expiry(Found::of(Some(value)))),
+        Some(value) => time(value).map(Some).ok_or_else(|| malformed(Found::of(Some(value)))),
     }
 }
 

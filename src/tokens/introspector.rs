@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Request, StatusCode};
 use tokio::runtime::{self, LocalOptions};
 
 use super::hash::TokenHash;
-use super::introspection::{self, IntrospectionResponse, MAX_ANSWER, NoVerdict};
+use super::introspection::{self, IntrospectionResponse, MAX_ANSWER, NoVerdict, ReceivedResponse};
 use crate::client::call::Call;
 use crate::client::pool::Pool;
 use crate::client::{CollectError, Connector};
@@ -140,7 +140,8 @@ impl Introspection<'_> {
             CollectError::TooLarge => NoVerdict::TooLarge,
             CollectError::Exchange(error) => NoVerdict::Transport(error),
         })?;
-        Ok(introspection::read(settings, head.status, &answer, hash.as_bytes()))
+        let response = ReceivedResponse { status: head.status, fields: &head.headers, body: &answer };
+        Ok(introspection::read(settings, &response, hash.as_bytes(), SystemTime::now()))
     }
 }
 
@@ -159,7 +160,7 @@ fn describe(
     }
     let outcome = match answer {
         IntrospectionResponse::Active(_) => IntrospectionOutcome::Active,
-        IntrospectionResponse::Inactive => IntrospectionOutcome::Inactive,
+        IntrospectionResponse::Inactive(_) => IntrospectionOutcome::Inactive,
         IntrospectionResponse::NoVerdict(why) => {
             match status.filter(|status| *status != StatusCode::OK) {
                 Some(status) => span.fail(status.as_str().to_owned()),

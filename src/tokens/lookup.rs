@@ -173,7 +173,7 @@ impl Lookup {
     /// cache lookup.
     ///
     /// # Errors
-    /// Inside, [`Refusal::InactiveToken`] or [`Refusal::ExpiredToken`] if the cache has that.
+    /// Inside, a refusal as [`Refusal::is_inactive_token`] if the cache has that.
     pub fn peek(&self, hash: &TokenHash, now: Instant) -> Option<Result<Rc<CachedToken>, Refusal>> {
         let cache = &self.shared.cache;
         if let Some(cached) = self.in_front(hash).filter(|cached| self.is_usable(cached, now)) {
@@ -302,8 +302,8 @@ impl Lookup {
     /// too.
     ///
     /// # Errors
-    /// [`Refusal::InactiveToken`] and [`Refusal::ExpiredToken`] by the verdict; [`Refusal::NoVerdict`] and
-    /// [`Refusal::Overloaded`] if there is none.
+    /// As [`Refusal::is_inactive_token`] by the verdict; [`Refusal::NoVerdict`] and [`Refusal::Overloaded`] if there is
+    /// none.
     async fn get_or_introspect(
         self: &Rc<Self>,
         hash: TokenHash,
@@ -386,6 +386,8 @@ const fn refusal(why: Inactivity) -> Refusal {
     match why {
         Inactivity::Inactive => Refusal::InactiveToken,
         Inactivity::Expired => Refusal::ExpiredToken,
+        Inactivity::NotYetValid => Refusal::NotYetValid,
+        Inactivity::UnexpectedClaim(claim) => Refusal::UnexpectedClaim(claim),
     }
 }
 

@@ -92,6 +92,7 @@ struct State {
 pub struct Introspector {
     server: Upstream,
     style: Style,
+    lines: String,
     state: Arc<Mutex<State>>,
 }
 
@@ -126,7 +127,13 @@ impl Introspector {
         let state = Arc::new(Mutex::new(State::default()));
         let (script_state, script_style) = (Arc::clone(&state), style.clone());
         server.answer(move |request| answer(&script_state, &script_style, request));
-        Self { server, style, state }
+        Self { server, style, lines: String::new(), state }
+    }
+
+    /// Adds lines to the `introspection` section.
+    pub fn with_lines(mut self, lines: &str) -> Self {
+        self.lines.push_str(lines);
+        self
     }
 
     /// The `introspection` section that names this introspector.
@@ -137,8 +144,8 @@ impl Introspector {
                 format!("  style: rfc7662\n  client_id: {client_id}\n  client_secret: {client_secret}\n")
             }
         };
-        let (url, tls) = (self.server.url(), self.server.client_tls());
-        format!("introspection:\n  url: {url}/api/v2/token\n{credentials}{tls}")
+        let (url, tls, lines) = (self.server.url(), self.server.client_tls(), &self.lines);
+        format!("introspection:\n  url: {url}/api/v2/token\n{credentials}{tls}{lines}")
     }
 
     /// Sets the verdict for `token`.

@@ -41,6 +41,12 @@ pub(super) fn advice(
         (Refusal::InactiveToken, ..) => {
             Some("create a new token: this one is unknown to the introspector, or revoked".to_owned())
         }
+        (Refusal::NotYetValid, ..) => {
+            Some("wait until the token is valid, or correct the clock of this machine".to_owned())
+        }
+        (Refusal::UnexpectedClaim(_), ..) => {
+            Some("get a token that was issued for this service, or correct `introspection.expect`".to_owned())
+        }
         _ => None,
     }
 }
@@ -70,6 +76,7 @@ fn missing_abilities(requirement: &Requirement, held: &Abilities) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::expected_claims::Claim;
 
     #[test]
     fn advice_names_the_missing_abilities() {
@@ -105,6 +112,8 @@ mod tests {
             (Refusal::MethodNotMapped, Some("no ability allows")),
             (Refusal::Denied, Some("no ability allows")),
             (Refusal::ExpiredToken, Some("create a new token")),
+            (Refusal::NotYetValid, Some("wait until the token is valid")),
+            (Refusal::UnexpectedClaim(Claim::Audience), Some("get a token that was issued for this service")),
             (Refusal::InactiveToken, Some("create a new token")),
             (Refusal::WrongNetwork(NetworkRule::Token), Some("give the client's address")),
             (Refusal::NoVerdict, None),

@@ -10,7 +10,7 @@ use super::step::{Fault, Outcome};
 use super::{is_malformed, url};
 use crate::client::{ConnectError, ConnectStep, ConnectorError, ExchangeError, LeaseError, tls_fault};
 use crate::config::settings::{Backend, Introspection, IntrospectionStyle};
-use crate::tokens::introspection::{IntrospectionResponse, NoVerdict};
+use crate::tokens::introspection::{Inactive, IntrospectionResponse, NoVerdict};
 
 /// Why there is no response of the backend. `Display` includes the cause.
 #[derive(Debug, thiserror::Error)]
@@ -74,14 +74,18 @@ pub(super) fn unknown_token(
     answer: Result<IntrospectionResponse, Box<dyn Error>>,
 ) -> Outcome {
     match answer {
-        Ok(IntrospectionResponse::Inactive) => {
+        Ok(IntrospectionResponse::Inactive(Inactive::Reported)) => {
             let answer = match settings.style {
                 IntrospectionStyle::Bearer => "with 401",
                 IntrospectionStyle::Rfc7662 { .. } => "that it is inactive",
             };
             Outcome::Passed(format!("{} answers {answer}", place_url(settings)))
         }
-        Ok(IntrospectionResponse::Active(_)) => failed(
+        // A claim of a token that does not exist was compared, so the introspector called it active.
+        Ok(
+            IntrospectionResponse::Active(_)
+            | IntrospectionResponse::Inactive(Inactive::NotYetValid(_) | Inactive::UnexpectedClaim(_)),
+        ) => failed(
             settings,
             "the introspector calls a token active that does not exist",
             match settings.style {
@@ -94,6 +98,7 @@ pub(super) fn unknown_token(
                 }
             },
         ),
+        Ok(IntrospectionResponse::NoVerdict(error @ NoVerdict::Signed)) => no_verdict(settings, &error),
         Ok(IntrospectionResponse::NoVerdict(error)) if is_malformed(&error) => failed(
             settings,
             &format!("an unknown token gets 200: {error}"),
@@ -140,6 +145,11 @@ pub(super) fn no_verdict(settings: &Introspection, error: &NoVerdict) -> Outcome
                 .to_owned()
         }
         NoVerdict::Status(status) => self::status(*status, is_bearer),
+        NoVerdict::Signed => {
+            "let the introspector answer the gateway's client without a signature; the gateway sends \
+             `Accept: application/json`, and TLS protects the response"
+                .to_owned()
+        }
         NoVerdict::NotJson(_) => {
             "the endpoint must answer with JSON: check the path of `introspection.url`".to_owned()
         }
@@ -157,6 +167,7 @@ pub(super) fn no_verdict(settings: &Introspection, error: &NoVerdict) -> Outcome
                 .to_owned()
         }
         NoVerdict::Expiry(_) => pointer("expires_at", &settings.response.expires_at),
+        NoVerdict::NotBefore(_) => "`nbf` must be seconds since 1970: correct the response".to_owned(),
         NoVerdict::TooLong { .. } => "the value must be shorter: correct the response".to_owned(),
         NoVerdict::Request(_) => "correct `introspection.url`".to_owned(),
     };
@@ -196,6 +207,25 @@ pub(super) fn inactive_token(settings: &Introspection) -> Outcome {
         "give the whole token, with the part before `|`, of the application behind `introspection.url`; it may have been \
          deleted",
     )
+}
+
+/// The outcome for a given token that is not valid yet; `from` says when it will be.
+pub(super) fn token_not_yet_valid(settings: &Introspection, from: &str) -> Outcome {
+    failed(
+        settings,
+        &format!("the given token is not valid yet: {from}"),
+        "give another token, or correct the clock of this machine",
+    )
+}
+
+/// The outcome for a given token with a claim that is not the expected one.
+pub(super) fn unexpected_claim(settings: &Introspection, difference: &str) -> Outcome {
+    Outcome::Failed(Fault {
+        key: Some("introspection.expect"),
+        place: place_url(settings),
+        message: format!("the given token is not for this service: {difference}"),
+        help: "give a token that was issued for this service, or correct `introspection.expect`".to_owned(),
+    })
 }
 
 /// The outcome for a given token that has expired.

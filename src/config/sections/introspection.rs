@@ -6,10 +6,11 @@ use secrecy::SecretString;
 use super::address::Url;
 use super::client_tls::{self, ClientTls};
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, Secret, SecretFile, Span, Spanned, Text, Timeout,
-    Whole, leaf_schema, section, words,
+    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OneOrMore, Secret, SecretFile, Span, Spanned, Text,
+    Timeout, Whole, leaf_schema, section, words,
 };
 use crate::config::settings::{self, IntrospectionStyle, JsonPointer, ResponsePointers};
+use crate::policy::expected_claims::ExpectedClaims;
 
 section! {
     /// The introspector, which validates tokens.
@@ -17,7 +18,7 @@ section! {
         /// URL of the introspection endpoint.
         url: Url,
         /// `bearer`: GET with the token to introspect. `rfc7662`: POST with the gateway's client credentials.
-        style: Style = "bearer",
+        style: Spanned<Style> = "bearer",
         /// Client id for `rfc7662`.
         client_id: Option<Spanned<Text>>,
         /// Client secret for `rfc7662`. Take it from the environment: `${CLIENT_SECRET}`.
@@ -33,6 +34,9 @@ section! {
         /// Where the introspector's response has its values, as JSON Pointers (RFC 6901). `rfc7662` has its own
         /// defaults: /scope /exp /jti /client_id.
         response: Response,
+        /// Claims that the introspector must report of a token, for `rfc7662`. A token with other claims, or without
+        /// one of these, counts as inactive. Without `aud`, tokens for other services of the same issuer are accepted.
+        expect: Option<Spanned<Expect>>,
     }
     exclusive { client_secret, client_secret_file }
 }
@@ -61,6 +65,20 @@ section! {
     }
 }
 
+section! {
+    /// Claims that the introspector must report of a token (RFC 7662 section 2.2).
+    Expect {
+        /// Audience: the value or one of the values of `aud` must be this, or one of these.
+        aud: Option<OneOrMore<Text>>,
+        /// Issuer: the value of `iss`.
+        iss: Option<Text>,
+        /// Type of the token, such as `Bearer`: the value of `token_type`, in upper or lower case.
+        token_type: Option<Text>,
+        /// Client: the value of `client_id` must be one of these.
+        client_id: Vec<Text> = [],
+    }
+}
+
 /// `introspection.style`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
@@ -74,8 +92,9 @@ pub(crate) fn compile(raw: Introspection, decoder: &mut Decoder<'_>) -> settings
     let secret = raw.client_secret.map(|secret| (secret.value.0, secret.span, "client_secret"));
     let file = raw.client_secret_file.map(|file| (file.value.0, file.span, "client_secret_file"));
     settings::Introspection {
-        response: compile_response(raw.response, raw.style),
-        style: compile_style(raw.style, raw.client_id, secret.or(file), decoder),
+        response: compile_response(raw.response, raw.style.value),
+        expect: compile_expect(raw.expect, &raw.style, decoder),
+        style: compile_style(raw.style.value, raw.client_id, secret.or(file), decoder),
         destination: raw.url.destination,
         authority: raw.url.authority,
         target: raw.url.target,
@@ -119,6 +138,44 @@ fn compile_style(
             IntrospectionStyle::Bearer
         }
     }
+}
+
+fn compile_expect(
+    raw: Option<Spanned<Expect>>,
+    style: &Spanned<Style>,
+    decoder: &mut Decoder<'_>,
+) -> ExpectedClaims {
+    const KEY: &str = "introspection.expect";
+    let span = raw.as_ref().map_or(style.span, |raw| raw.span);
+    let expected = raw.map(|Spanned { value: Expect { aud, iss, token_type, client_id }, .. }| {
+        let texts = |texts: Vec<Text>| texts.into_iter().map(|text| text.0).collect();
+        ExpectedClaims {
+            audiences: texts(aud.map(|aud| aud.0).unwrap_or_default()),
+            issuer: iss.map(|text| text.0),
+            token_type: token_type.map(|text| text.0),
+            client_ids: texts(client_id),
+        }
+    });
+    let expected = expected.unwrap_or_default();
+    match (style.value, expected.is_empty()) {
+        (Style::Rfc7662, true) => decoder.record(
+            Diagnostic::warning("no claim of a token is checked")
+                .key(KEY)
+                .at(span, "tokens that the introspector knows for other services are accepted")
+                .hint(
+                    "name the audience of this service, as the introspector reports it: `expect: {aud: https://api.example}`; \
+                     if it reports none, `iss` or `client_id`",
+                ),
+        ),
+        (Style::Bearer, false) => decoder.record(
+            Diagnostic::error("claims of a response that has none")
+                .key(KEY)
+                .at(span, "only responses of `style: rfc7662` have these claims")
+                .hint("remove it, or set `style: rfc7662`"),
+        ),
+        (Style::Rfc7662, false) | (Style::Bearer, true) => {}
+    }
+    expected
 }
 
 fn compile_response(raw: Response, style: Style) -> ResponsePointers {

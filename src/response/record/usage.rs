@@ -56,6 +56,8 @@ const fn outcome(reason: Reason, shadow: Option<(MapRole, Change)>) -> Option<Co
         | Reason::MalformedToken
         | Reason::InactiveToken
         | Reason::ExpiredToken
+        | Reason::NotYetValid
+        | Reason::UnexpectedClaim
         | Reason::NoVerdict
         | Reason::Overloaded
         | Reason::BadRequest => None,

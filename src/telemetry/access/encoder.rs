@@ -4,11 +4,10 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::line::{AccessLine, Client, DeniedBy, LoggedToken, TokenFields, Upstream};
+use super::line::{AccessLine, Client, DeniedBy, LoggedCause, LoggedToken, TokenFields, Upstream};
 use super::{timestamp, value};
 use crate::config::settings::{Destination, LogFormat};
 use crate::policy::mask::may_hold_token;
-use crate::policy::refusal::Limit;
 use crate::policy::shadow::Change;
 use crate::telemetry::metrics::LookupResult;
 
@@ -55,6 +54,8 @@ fields! {
     STATUS = "status",
     REASON = "reason",
     LIMIT = "limit",
+    CLAIM = "claim",
+    EXPECTED = "expected",
     REQUIRED = "required",
     MISSING = "missing",
     DETAIL = "detail",
@@ -138,7 +139,9 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.word(&PATH, line.path);
         self.number(&STATUS, Some(u64::from(line.status)));
         self.word(&REASON, Some(line.reason.as_str()));
-        self.word(&LIMIT, line.limit.map(Limit::as_str));
+        if let Some(cause) = line.cause {
+            self.cause(cause);
+        }
         self.denied_by(line.denied_by);
         self.display(&DETAIL, line.detail, MAX_REQUIREMENT);
         self.token(line.token);
@@ -153,6 +156,17 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.number(&BYTES_OUT, Some(line.bytes_out));
         self.word(&SHADOW, line.shadow.map(Change::as_str));
         self.text(&SHADOW_RULE, line.shadow_rule, usize::MAX);
+    }
+
+    #[cold]
+    fn cause(&mut self, cause: LoggedCause<'_>) {
+        match cause {
+            LoggedCause::Limit(limit) => self.word(&LIMIT, Some(limit.as_str())),
+            LoggedCause::Claim(expected) => {
+                self.word(&CLAIM, Some(expected.claim.as_str()));
+                self.display(&EXPECTED, Some(&expected), MAX_REQUIREMENT);
+            }
+        }
     }
 
     // Inlined, so that a key is copied by a few moves instead of a call of memcpy.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::settings::Destination;
 use crate::policy::ability::{Abilities, Requirement};
+use crate::policy::expected_claims::Expectation;
 use crate::policy::refusal::{Limit, Reason};
 use crate::policy::shadow::Change;
 use crate::telemetry::metrics::LookupResult;
@@ -37,8 +38,8 @@ pub struct AccessLine<'a> {
     pub status: u16,
     /// Why the request ended as it did.
     pub reason: Reason,
-    /// The limit that a 429 exceeded.
-    pub limit: Option<Limit>,
+    /// What refused the request, if `reason` alone does not say it.
+    pub cause: Option<LoggedCause<'a>>,
     /// The rule that denied the request, or would have in shadow mode.
     pub denied_by: Option<DeniedBy<'a>>,
     /// The cause in detail: the place of the rule, or what is wrong with the request.
@@ -65,6 +66,15 @@ pub struct AccessLine<'a> {
     pub shadow: Option<Change>,
     /// The unenforced rule.
     pub shadow_rule: Option<&'a str>,
+}
+
+/// What refused a request.
+#[derive(Clone, Copy)]
+pub enum LoggedCause<'a> {
+    /// The limit that a 429 exceeded.
+    Limit(Limit),
+    /// The claim of the token that is not the expected one.
+    Claim(Expectation<'a>),
 }
 
 /// The requirement that a request did not satisfy.
@@ -183,7 +193,7 @@ impl AccessLine<'static> {
             path: None,
             status: 200,
             reason: Reason::Public,
-            limit: None,
+            cause: None,
             denied_by: None,
             detail: None,
             token: None,

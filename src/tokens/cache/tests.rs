@@ -458,6 +458,26 @@ fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
 }
 
 #[test]
+fn token_is_inactive_until_its_nbf_and_not_longer() {
+    let cache = cache(&settings());
+    let now = SystemTime::now();
+    for (number, valid_from, expected) in [
+        (1, now + TTL, Some(Inactivity::NotYetValid)),
+        (2, now - INSTANT, None),
+        (3, SystemTime::UNIX_EPOCH, None),
+    ] {
+        cache.store_not_yet_valid(hash(number), valid_from, cache.generation());
+        assert_eq!(cache.inactive(&hash(number)), expected, "{number}");
+    }
+    let mismatch = Inactivity::UnexpectedClaim(Claim::Audience);
+    let entry = store(&cache, hash(1), verdict("1", "one"));
+    assert_eq!(cache.inactive(&hash(1)), None);
+    cache.store_inactive(hash(1), mismatch, cache.generation());
+    assert_eq!(cache.inactive(&hash(1)), Some(mismatch));
+    assert_eq!(cache.freshness(&entry, Instant::now()), Freshness::Evicted);
+}
+
+#[test]
 fn token_expires_by_the_wall_clock_when_that_is_set_forward() {
     let (cache, hour) =
         (cache(&settings::Cache { ttl: TTL * 1000, ..settings() }), Duration::from_secs(3600));

@@ -7,8 +7,11 @@ use serde_json::json;
 
 use super::*;
 use crate::config::settings::{ClientTls, Destination, ResponsePointers};
+use crate::policy::expected_claims::{Claim, ExpectedClaims};
 
 const HASH: [u8; 32] = [0xA5; 32];
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn pointer(tokens: &[&str]) -> JsonPointer {
     JsonPointer(tokens.iter().map(|&token| token.into()).collect())
@@ -24,6 +27,7 @@ fn settings(style: IntrospectionStyle, response: ResponsePointers) -> Introspect
         timeout: Duration::from_secs(2),
         max_concurrent: 32,
         response,
+        expect: ExpectedClaims::default(),
     }
 }
 
@@ -63,7 +67,12 @@ fn rfc7662(client_id: Option<&str>, client_secret: Option<&str>) -> Introspectio
 }
 
 fn ok(settings: &Introspection, body: &Value) -> IntrospectionResponse {
-    read(settings, StatusCode::OK, body.to_string().as_bytes(), &HASH)
+    read(settings, StatusCode::OK, body.to_string().as_bytes())
+}
+
+fn read(settings: &Introspection, status: StatusCode, body: &[u8]) -> IntrospectionResponse {
+    let response = ReceivedResponse { status, fields: &HeaderMap::new(), body };
+    super::read(settings, &response, &HASH, NOW)
 }
 
 fn verdict(settings: &Introspection, body: &Value) -> Verdict {
@@ -77,7 +86,8 @@ fn verdict(settings: &Introspection, body: &Value) -> Verdict {
 fn summary(answer: IntrospectionResponse) -> String {
     match answer {
         IntrospectionResponse::Active(_) => "active".into(),
-        IntrospectionResponse::Inactive => "inactive".into(),
+        IntrospectionResponse::Inactive(Inactive::Reported) => "inactive".into(),
+        IntrospectionResponse::Inactive(why) => panic!("{why:?}"),
         IntrospectionResponse::NoVerdict(reason) => reason.to_string(),
     }
 }
@@ -171,7 +181,7 @@ fn status_other_than_200_is_no_active_verdict() {
     ] {
         let status = StatusCode::from_u16(status).unwrap();
         for (settings, expected) in [(&bearer, by_bearer), (&rfc7662, by_rfc7662)] {
-            let answer = read(settings, status, good.as_bytes(), &HASH);
+            let answer = read(settings, status, good.as_bytes());
             if let IntrospectionResponse::NoVerdict(reason) = &answer {
                 assert_eq!(reason.is_misconfiguration(), expected.contains("credentials"));
             }
@@ -334,12 +344,12 @@ fn expiry_beyond_the_last_instant_is_clamped_to_it() {
 #[test]
 fn last_of_duplicate_members_counts_as_in_php() {
     let body = br#"{"data": {"abilities": ["*"], "abilities": ["items:read"], "id": 1, "id": 2}}"#;
-    let IntrospectionResponse::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else {
+    let IntrospectionResponse::Active(verdict) = read(&bearer(), StatusCode::OK, body) else {
         panic!("no verdict")
     };
     assert_eq!((&*verdict.id, verdict.abilities), ("2", Abilities::new(["items:read"])));
     let body = br#"{"data": {"abilities": {"0": "*", "0": "items:read"}}}"#;
-    let IntrospectionResponse::Active(verdict) = read(&bearer(), StatusCode::OK, body, &HASH) else {
+    let IntrospectionResponse::Active(verdict) = read(&bearer(), StatusCode::OK, body) else {
         panic!("no verdict")
     };
     assert_eq!(verdict.abilities, Abilities::new(["items:read"]));
@@ -412,7 +422,106 @@ fn active_is_a_boolean() {
     for body in [json!({"scope": "a"}), json!([]), json!("active"), json!(null)] {
         assert!(summary(ok(&settings, &body)).contains("is absent"), "{body}");
     }
-    assert!(matches!(ok(&settings, &json!({"active": false, "scope": 7})), IntrospectionResponse::Inactive));
+    assert_eq!(summary(ok(&settings, &json!({"active": false, "scope": 7}))), "inactive");
+}
+
+#[test]
+fn token_before_its_nbf_is_inactive_until_then() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let at = |settings: &Introspection, nbf: Value| {
+        let body = json!({"active": true, "scope": "a", "nbf": nbf, "data": {"abilities": []}}).to_string();
+        let response =
+            ReceivedResponse { status: StatusCode::OK, fields: &HeaderMap::new(), body: body.as_bytes() };
+        match super::read(settings, &response, &HASH, now) {
+            IntrospectionResponse::Inactive(Inactive::NotYetValid(from)) => Err(Some(from)),
+            IntrospectionResponse::Active(_) => Ok(()),
+            IntrospectionResponse::NoVerdict(NoVerdict::NotBefore(_)) => Err(None),
+            other => panic!("{other:?}"),
+        }
+    };
+    let later = |milliseconds: u64| Err(Some(now + Duration::from_millis(milliseconds)));
+    let (rfc7662, bearer) = (rfc7662(None, None), bearer());
+    for (nbf, expected) in [
+        (json!(null), Ok(())),
+        (json!(0), Ok(())),
+        (json!(-1), Ok(())),
+        (json!(1_799_999_999), Ok(())),
+        (json!(1_800_000_000), Ok(())),
+        (json!(1_800_000_000.0), Ok(())),
+        (json!(1_800_000_000.5), later(500)),
+        (json!(1_800_000_001), later(1000)),
+        (json!(1_800_000_060), later(60_000)),
+        (json!("2027-01-15T08:00:00Z"), Ok(())),
+        (json!("2027-01-15T08:00:01Z"), later(1000)),
+        (json!("1800000060"), Err(None)),
+        (json!("tomorrow"), Err(None)),
+        (json!(""), Err(None)),
+        (json!(true), Err(None)),
+        (json!([1_800_000_060]), Err(None)),
+        (json!({}), Err(None)),
+    ] {
+        assert_eq!(at(&rfc7662, nbf.clone()), expected, "{nbf}");
+        assert_eq!(at(&bearer, nbf), Ok(()), "only RFC 7662 has it");
+    }
+    for nbf in [json!(i64::MAX), json!(u64::MAX), json!(1e300)] {
+        assert!(matches!(at(&rfc7662, nbf.clone()), Err(Some(_))), "{nbf}");
+    }
+}
+
+#[test]
+fn response_about_a_token_for_another_service_is_not_read_further() {
+    let expect = ExpectedClaims { audiences: ["api".into()].into(), ..ExpectedClaims::default() };
+    let settings = Introspection { expect, ..rfc7662(None, None) };
+    for rest in [
+        json!({"scope": "a"}),
+        json!({"scope": 7}),
+        json!({}),
+        json!({"scope": "a", "nbf": "tomorrow"}),
+        json!({"scope": "a", "nbf": 32_472_144_000_u64}),
+        json!({"scope": "a", "exp": "yesterday"}),
+    ] {
+        let mut body = rest.clone();
+        body["active"] = true.into();
+        body["aud"] = "payroll".into();
+        match ok(&settings, &body) {
+            IntrospectionResponse::Inactive(Inactive::UnexpectedClaim(mismatch)) => {
+                assert_eq!((mismatch.claim, &*mismatch.found), (Claim::Audience, "\"payroll\""));
+            }
+            other => panic!("{rest}: {other:?}"),
+        }
+        body["active"] = false.into();
+        assert_eq!(summary(ok(&settings, &body)), "inactive");
+        body["active"] = "true".into();
+        assert!(summary(ok(&settings, &body)).contains("not true or false"));
+    }
+    let body = json!({"active": true, "aud": ["payroll", "api"], "scope": "a"});
+    assert_eq!(summary(ok(&settings, &body)), "active");
+}
+
+#[test]
+fn signed_response_is_no_verdict_in_every_spelling_of_its_type() {
+    let body = json!({"active": true, "scope": "a", "data": {"abilities": []}}).to_string();
+    for (types, is_signed) in [
+        (&["application/token-introspection+jwt"][..], true),
+        (&["Application/Token-Introspection+JWT; charset=utf-8"], true),
+        (&[" application/token-introspection+jwt ;x"], true),
+        (&["application/json", "application/token-introspection+jwt"], true),
+        (&["application/json"], false),
+        (&["application/token-introspection+json"], false),
+        (&[], false),
+    ] {
+        let mut fields = HeaderMap::new();
+        for value in types {
+            fields.append(CONTENT_TYPE, HeaderValue::from_static(value));
+        }
+        for settings in [bearer(), rfc7662(None, None)] {
+            let response =
+                ReceivedResponse { status: StatusCode::OK, fields: &fields, body: body.as_bytes() };
+            let found = summary(super::read(&settings, &response, &HASH, NOW));
+            assert_eq!(found.contains("is signed"), is_signed, "{types:?}: {found}");
+            assert_eq!(found == "active", !is_signed, "{types:?}: {found}");
+        }
+    }
 }
 
 #[test]
@@ -576,7 +685,7 @@ fn hostile_bodies_are_no_verdict() {
         format!("{{\"data\":{{\"abilities\":[],\"x\":1e{}}}}}", "9".repeat(400)),
         "{\"data\":{\"abilities\":[\"\\ud800\"]}}".into(),
     ] {
-        let answer = read(&bearer(), StatusCode::OK, body.as_bytes(), &HASH);
+        let answer = read(&bearer(), StatusCode::OK, body.as_bytes());
         assert!(
             matches!(answer, IntrospectionResponse::NoVerdict(NoVerdict::NotJson(_))),
             "{:.60}: {answer:?}",
@@ -584,17 +693,17 @@ fn hostile_bodies_are_no_verdict() {
         );
     }
     let invalid_utf8 = b"{\"data\":{\"abilities\":[\"\xFF\"]}}";
-    let answer = read(&bearer(), StatusCode::OK, invalid_utf8, &HASH);
+    let answer = read(&bearer(), StatusCode::OK, invalid_utf8);
     assert!(matches!(answer, IntrospectionResponse::NoVerdict(NoVerdict::NotJson(_))));
-    assert_eq!(summary(read(&bearer(), StatusCode::OK, deep(100).as_bytes(), &HASH)), "active");
+    assert_eq!(summary(read(&bearer(), StatusCode::OK, deep(100).as_bytes())), "active");
 
     let padded = |length: usize| {
         let answer = "{\"data\":{\"abilities\":[]}}";
         answer.to_owned() + &" ".repeat(length - answer.len())
     };
-    let answer = read(&bearer(), StatusCode::OK, padded(MAX_ANSWER).as_bytes(), &HASH);
+    let answer = read(&bearer(), StatusCode::OK, padded(MAX_ANSWER).as_bytes());
     assert!(matches!(answer, IntrospectionResponse::Active(_)));
-    let answer = read(&bearer(), StatusCode::OK, padded(MAX_ANSWER + 1).as_bytes(), &HASH);
+    let answer = read(&bearer(), StatusCode::OK, padded(MAX_ANSWER + 1).as_bytes());
     assert!(matches!(answer, IntrospectionResponse::NoVerdict(NoVerdict::TooLarge)));
 }
 
@@ -636,7 +745,7 @@ proptest! {
     ) {
         let status = StatusCode::from_u16(status).unwrap();
         for settings in [bearer(), rfc7662(None, None)] {
-            let active = matches!(read(&settings, status, &body, &HASH), IntrospectionResponse::Active(_));
+            let active = matches!(read(&settings, status, &body), IntrospectionResponse::Active(_));
             prop_assert!(!active, "random bytes are not a verdict");
         }
     }
@@ -649,7 +758,7 @@ proptest! {
             (bearer(), document.pointer("/data/abilities"), true),
             (rfc7662(None, None), document.pointer("/scope"), document.pointer("/active") == Some(&json!(true))),
         ] {
-            if let IntrospectionResponse::Active(verdict) = read(&settings, status, body.as_bytes(), &HASH) {
+            if let IntrospectionResponse::Active(verdict) = read(&settings, status, body.as_bytes()) {
                 prop_assert!(status == StatusCode::OK && willing);
                 let named: Vec<&str> = match abilities {
                     Some(Value::Null) => vec![],

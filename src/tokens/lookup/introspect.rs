@@ -12,7 +12,7 @@ use crate::telemetry::metrics::{IntrospectionOutcome, LookupResult, TimedPhase};
 use crate::telemetry::spans::Trace;
 use crate::tokens::cache::{Completed, InFlight, Inactivity, IntrospectionResult, Join, Publisher};
 use crate::tokens::hash::TokenHash;
-use crate::tokens::introspection::{IntrospectionResponse, NoVerdict};
+use crate::tokens::introspection::{Inactive, IntrospectionResponse, Mismatch, NoVerdict};
 use crate::tokens::introspection_limiter::IntrospectionPermit;
 use crate::tokens::revocation::Subject;
 
@@ -164,10 +164,18 @@ impl Lookup {
                         return Completed { outcome, introspected_at };
                     }
                 }
-                IntrospectionResponse::Inactive => {
+                IntrospectionResponse::Inactive(why) => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
                     if !cache.is_overtaken(generation, Subject { hash: &hash, id: None, name: None }) {
-                        let outcome = cache.store_inactive(hash, Inactivity::Inactive, generation);
+                        let outcome = match why {
+                            Inactive::Reported => {
+                                cache.store_inactive(hash, Inactivity::Inactive, generation)
+                            }
+                            Inactive::NotYetValid(from) => cache.store_not_yet_valid(hash, from, generation),
+                            Inactive::UnexpectedClaim(Mismatch { claim, .. }) => {
+                                cache.store_inactive(hash, Inactivity::UnexpectedClaim(claim), generation)
+                            }
+                        };
                         return Completed { outcome, introspected_at };
                     }
                 }

@@ -6,6 +6,7 @@ use super::super::fields::encode;
 use super::super::line::RequestFields;
 use super::*;
 use crate::policy::ability::{Abilities, Requirement};
+use crate::policy::expected_claims::{Claim, ExpectedClaims};
 use crate::policy::refusal::{Limit, Reason};
 
 /// A line with every field but those of the request's head.
@@ -29,7 +30,7 @@ fn full<'a>(
         path: Some("/api/v2/items/{id}"),
         status: 403,
         reason: Reason::MissingAbility,
-        limit: Some(Limit::InFlight),
+        cause: Some(LoggedCause::Limit(Limit::InFlight)),
         denied_by: Some(DeniedBy { requirement, abilities: Some(abilities) }),
         detail: Some(&"gateway.yaml\n:3"),
         token: Some(token),
@@ -44,6 +45,25 @@ fn full<'a>(
         shadow: Some(Change::WouldDeny),
         shadow_rule: Some("candidate \"a.yaml\":7:12"),
     }
+}
+
+#[test]
+fn unexpected_claim_is_logged_with_what_was_expected() {
+    let expect = ExpectedClaims {
+        audiences: ["https://api.example".into(), "legacy".into()].into(),
+        ..ExpectedClaims::default()
+    };
+    let cause = Some(LoggedCause::Claim(expect.describe(Claim::Audience)));
+    let line = AccessLine { reason: Reason::UnexpectedClaim, cause, ..AccessLine::minimal() };
+    let json = written(&line, LogFormat::Json);
+    assert!(
+        json.contains(
+            r#""reason":"unexpected_claim","claim":"aud","expected":"https://api.example or legacy","#
+        ),
+        "{json}"
+    );
+    let text = written(&line, LogFormat::Text);
+    assert!(text.contains(" reason=unexpected_claim claim=aud expected="), "{text}");
 }
 
 fn tcp() -> Destination {
@@ -120,11 +140,13 @@ fn json_line_has_every_field() {
         });
         assert_eq!(object, expected);
         let mut from = 0;
-        for name in FIELDS {
+        // Those of the other cause than a limit.
+        let fields = || FIELDS.iter().filter(|name| !matches!(**name, "claim" | "expected"));
+        for name in fields() {
             let at = text[from..].find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in {text}"));
             from += at;
         }
-        assert_eq!(object.as_object().unwrap().len(), FIELDS.len());
+        assert_eq!(object.as_object().unwrap().len(), fields().count());
     });
 }
 
