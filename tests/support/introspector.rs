@@ -26,8 +26,8 @@ pub enum Verdict {
         abilities: Vec<String>,
         /// The expiry, as the field `expires_at` or `exp` and its value.
         expires_at: Value,
-        /// The networks that it may be used from, as the field `allowed_from`.
-        allowed_from: Value,
+        /// The networks that it may be used from, as the field `allowed_from`; `None` without the field.
+        allowed_from: Option<Value>,
     },
     /// Any other response.
     Answer(Answer),
@@ -41,14 +41,14 @@ impl Verdict {
             name: "test".to_owned(),
             abilities: abilities.iter().map(|ability| (*ability).to_owned()).collect(),
             expires_at: Value::Null,
-            allowed_from: Value::Null,
+            allowed_from: None,
         }
     }
 
     /// Sets the networks that it may be used from.
     pub fn restricted_to(mut self, networks: impl Into<Value>) -> Self {
         if let Self::Active { allowed_from, .. } = &mut self {
-            *allowed_from = networks.into();
+            *allowed_from = Some(networks.into());
         }
         self
     }
@@ -247,22 +247,24 @@ fn decide(state: &State, style: &Style, request: &Request, token: &str) -> Answe
         (Some(Verdict::Answer(answer)), _) => answer.clone(),
         (Some(Verdict::Active { id, name, abilities, expires_at, allowed_from }), style) => {
             let id = id.clone().unwrap_or_else(|| token.split('|').next().into());
-            match style {
-                Style::Bearer => Answer::json(
-                    200,
-                    &json!({"data": {
-                        "id": id, "name": name, "abilities": abilities, "expires_at": expires_at,
-                        "allowed_from": allowed_from,
-                    }}),
-                ),
-                Style::Rfc7662 { .. } => Answer::json(
-                    200,
-                    &json!({
-                        "active": true, "jti": id, "client_id": name, "scope": abilities.join(" "), "exp": expires_at,
-                        "allowed_from": allowed_from,
-                    }),
-                ),
+            let mut answer = match style {
+                Style::Bearer => {
+                    json!({"id": id, "name": name, "abilities": abilities, "expires_at": expires_at})
+                }
+                Style::Rfc7662 { .. } => json!({
+                    "active": true, "jti": id, "client_id": name, "scope": abilities.join(" "), "exp": expires_at,
+                }),
+            };
+            if let Some(networks) = allowed_from {
+                answer["allowed_from"] = networks.clone();
             }
+            Answer::json(
+                200,
+                &match style {
+                    Style::Bearer => json!({ "data": answer }),
+                    Style::Rfc7662 { .. } => answer,
+                },
+            )
         }
         (None, Style::Bearer) => Answer::message(401, "Unauthenticated."),
         (None, Style::Rfc7662 { .. }) => Answer::json(200, &json!({"active": false})),
