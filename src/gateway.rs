@@ -134,12 +134,7 @@ impl Gateway {
         match served.unwrap_or(Err(Refusal::InternalError)) {
             Ok(Outcome::Upstream(reason, options)) => {
                 let forwarded = &mut context.forwarded;
-                let mut response =
-                    self.respond_with_upstream(reason, &mut head, context.record, forwarded, tunnel);
-                if let Some(deprecation) = &options.deprecated {
-                    self.announce(deprecation, origin, response.headers_mut());
-                }
-                response
+                self.respond_with_upstream(reason, options, &mut head, context.record, forwarded, tunnel)
             }
             Ok(Outcome::Preflight(method)) => {
                 self.respond_to_preflight(&method, origin, &head, context.record)

@@ -19,6 +19,7 @@ mod mutations; // the tables, spliced and damaged at random
 mod networks; // requests that pretend to come from another network
 mod paths; // targets that two parsers read differently
 mod queries; // queries that carry more than the token may read, and those that two parsers read differently
+mod route_options; // a backend against `deprecated` and `timeout` of a route
 mod shadow; // the tables again in shadow mode
 
 use std::collections::BTreeSet;

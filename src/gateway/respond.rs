@@ -38,10 +38,11 @@ pub(super) enum Outcome<'a> {
 }
 
 impl Gateway {
-    /// Responds with the backend's response.
+    /// Responds with the backend's response. `options` are those of the route.
     pub(super) fn respond_with_upstream(
         self: &Rc<Self>,
         reason: Reason,
+        options: &RouteOptions,
         head: &mut Parts,
         mut record: Box<RequestRecord>,
         forwarded: &mut Forwarded,
@@ -51,6 +52,10 @@ impl Gateway {
         let Some(UpstreamResponse { head: mut response, lease }) = response.take() else {
             return self.respond_with_refusal(&Refusal::InternalError, None, head, record, None);
         };
+        if let Some(deprecation) = &options.deprecated {
+            let origin = self.settings.cors.allowed(&head.headers);
+            self.announce(deprecation, origin, response.headers_mut());
+        }
         recycle(mem::take(&mut head.headers));
         // The version of the client's connection, not of the backend's (RFC 9110 section 2.5).
         *response.version_mut() = response_version(head);
@@ -79,12 +84,7 @@ impl Gateway {
     /// Announces the end of the route in a response of the backend. `origin` is the allowed origin, whose scripts may read
     /// that.
     #[cold]
-    pub(super) fn announce(
-        &self,
-        deprecation: &Deprecation,
-        origin: Option<&HeaderValue>,
-        fields: &mut HeaderMap,
-    ) {
+    fn announce(&self, deprecation: &Deprecation, origin: Option<&HeaderValue>, fields: &mut HeaderMap) {
         deprecation.announce(fields);
         if origin.is_some() {
             self.settings.cors.expose_also(deprecation.names(), fields);

@@ -57,7 +57,7 @@ pub(crate) fn is_secret_key(key: &str) -> bool {
     named
         && !key.starts_with('/')
         && !key.ends_with("_file")
-        && !matches!(&*key, "max_tokens" | "token_bytes")
+        && !matches!(&*key, "max_tokens" | "token_bytes" | "token_type")
 }
 
 /// Whether a text looks like a key. Other keys, such as `token:17ab` without its space, may be secrets.

@@ -12,7 +12,7 @@ use crate::tokens::verdict::Verdict;
 
 /// Memory of an active entry without the texts of its verdict, in bytes: the entry, moka's nodes and timer, its element in
 /// the list of spellings, and its buckets if `rate_limit` is on.
-const ENTRY_BYTES: u64 = 640;
+const ENTRY_BYTES: u64 = 656;
 
 /// The largest entry that each worker's front cache may hold: evicted entries stay there until the next sweep, out of reach
 /// of `max_bytes`. Those of Stockaj have less than a quarter of it.

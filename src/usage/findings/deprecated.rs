@@ -29,15 +29,24 @@ pub(super) fn deprecated_routes(subject: &Subject<'_>, rules: &FindingRules) -> 
     if subject.expired || rules.deprecated.is_empty() {
         return None;
     }
-    let routes = rules.deprecated.iter();
-    let mut calls: Vec<Calls<'_>> =
-        routes.filter_map(|(route, deprecation)| calls(subject, route, deprecation)).collect();
+    let mut rows = BTreeMap::<&str, Vec<&UsageRow>>::new();
+    for row in &subject.token.usage {
+        if row.verdict == Verdict::Allowed && row.count > 0 && rules.deprecated.contains_key(&*row.route) {
+            rows.entry(&row.route).or_default().push(row);
+        }
+    }
+    let now = subject.now.as_second();
+    let mut calls = Vec::new();
+    for (route, rows) in rows {
+        if let Some(deprecation) = rules.deprecated.get(route) {
+            calls.extend(calls_of(&rows, route, deprecation, now));
+        }
+    }
     // The earliest sunset first, then those without.
     calls.sort_by_key(|calls| {
         let sunset = calls.deprecation.sunset.as_ref().map(|sunset| sunset.seconds);
         (sunset.is_none(), sunset, calls.route)
     });
-    let now = subject.now.as_second();
     let severity = severity(calls.first()?.deprecation.sunset.as_ref(), now);
     let abilities: BTreeSet<&String> = calls.iter().flat_map(|calls| &calls.abilities).copied().collect();
     let seen: Vec<String> = calls.iter().map(Calls::evidence).collect();
@@ -68,11 +77,13 @@ const fn severity(sunset: Option<&Moment>, now: i64) -> Severity {
     }
 }
 
-/// The allowed calls of a route; `None` if there are none.
-fn calls<'a>(subject: &Subject<'a>, route: &'a str, deprecation: &'a Deprecation) -> Option<Calls<'a>> {
-    let rows = subject.token.usage.iter();
-    let rows = rows.filter(|row| row.verdict == Verdict::Allowed && row.count > 0 && row.route == route);
-    let now = subject.now.as_second();
+/// The calls of a route in the `rows` with its allowed requests; `None` if there are none.
+fn calls_of<'a>(
+    rows: &[&'a UsageRow],
+    route: &'a str,
+    deprecation: &'a Deprecation,
+    now: i64,
+) -> Option<Calls<'a>> {
     let since = deprecation.since.as_ref().filter(|since| since.seconds <= now);
     let first = since.and_then(|since| Timestamp::from_second(since.seconds).ok()).map(day_of);
     let (mut methods, mut abilities) = (BTreeSet::new(), BTreeSet::new());
