@@ -145,7 +145,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
     let runtime = runtime::Builder::new_current_thread().build_local(LocalOptions::default())?;
     runtime
-        .block_on(lookup.verdict(&request(token, now), &mut LookupStats::default()))
+        .block_on(lookup.verdict(&request(token, now), None, &mut LookupStats::default()))
         .map_err(|refusal| format!("{refusal:?}"))?;
     Ok(lookup)
 }

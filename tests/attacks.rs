@@ -8,6 +8,7 @@ mod authentication; // malformed, repeated and missing credentials
 mod backend; // malformed and hostile responses of a backend
 mod cache; // verdicts that must not be used: of another token, outdated, or for another route
 mod claims; // tokens of the same introspector that are not for this service
+mod failures; // floods of guessed tokens from one address
 mod fields; // header fields that have a meaning behind the gateway
 mod framing; // where one message ends and the next begins
 mod http2; // the tables again, over HTTP/2

@@ -1,5 +1,6 @@
 //! Rate limits, connection limits and body limits, by token, address and route.
 
+mod failures; // `limits.failures_per_address`: which requests count, for whom, and who is never refused
 mod fields; // `rate_limit.fields`: RateLimit and RateLimit-Policy
 mod in_flight; // `rate_limit.in_flight`: how long a request counts
 mod quota; // `rate_limit.quota`: requests in a window, and across restarts

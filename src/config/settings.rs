@@ -509,6 +509,8 @@ pub struct Limits {
     pub connections_per_address: Option<usize>,
     /// `limits.requests_per_address`, per second and as a burst; `None` if unbounded.
     pub requests_per_address: Option<Rate>,
+    /// `limits.failures_per_address`, per second and as a burst; `None` if unbounded.
+    pub failures_per_address: Option<Rate>,
     /// `limits.tunnels`, of all clients; `None` if unbounded.
     pub tunnels: Option<NonZeroU32>,
     /// `limits.tunnels_per_token`, on public routes per client address; `None` if unbounded.

@@ -119,7 +119,8 @@ impl Gateway {
             introspected_since: None,
             trace: record.trace.as_ref(),
         };
-        let cached = self.lookup.verdict(&request, &mut record.lookup).await?;
+        let client = self.failing_client(record.client);
+        let cached = self.lookup.verdict(&request, client, &mut record.lookup).await?;
         record.token = Some(Rc::clone(&cached));
         Ok(cached)
     }
@@ -250,7 +251,8 @@ impl Gateway {
         }
         let request =
             LookupRequest { token, now: started, introspected_since: None, trace: record.trace.as_ref() };
-        Some(self.lookup.verdict(&request, &mut record.lookup).await)
+        let client = self.failing_client(record.client);
+        Some(self.lookup.verdict(&request, client, &mut record.lookup).await)
     }
 
     /// Records a difference between the decisions. `cached` is the token's verdict if the record does not have it.

@@ -189,7 +189,8 @@ impl Gateway {
         let mut stats = LookupStats::default();
         let introspected_since = needs_verdict.and_then(|it| self.oldest_introspection(&it, now, PAUSE));
         let request = LookupRequest { token: token.token(), now, introspected_since, trace: None };
-        match self.lookup.verdict(&request, &mut stats).await {
+        // Not a request: its failures are limited by the number of tunnels.
+        match self.lookup.verdict(&request, None, &mut stats).await {
             Ok(newer) => *cached = newer,
             Err(refusal) => return enforce_unless_shadowed(refusal),
         }

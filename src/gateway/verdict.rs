@@ -1,9 +1,11 @@
 //! Authenticates tokens and authorizes requests by verdicts of introspection.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
+use crate::limits::failures::FailingClient;
 use crate::policy::bearer::Token;
 use crate::policy::decision::{NeedsVerdict, Permit};
 use crate::policy::network::NetworkRule;
@@ -32,9 +34,21 @@ impl Gateway {
             introspected_since.filter(|_| !self.is_known_to_lack(token, needs_verdict, record.started()));
         let request =
             LookupRequest { token, now: record.started(), introspected_since, trace: record.trace.as_ref() };
-        let cached = self.lookup.verdict(&request, &mut record.lookup).await?;
+        let hash = TokenHash::of(token.as_bytes());
+        let cached = match self.lookup.local_verdict(&hash, &request, &mut record.lookup) {
+            Some(cached) => cached,
+            None => {
+                let client = self.failing_client(record.client);
+                Box::pin(self.lookup.shared_verdict(hash, &request, client, &mut record.lookup)).await?
+            }
+        };
         record.token = Some(Rc::clone(&cached));
         Ok(cached)
+    }
+
+    /// The client whose requests with inactive tokens are limited; `None` if they are not.
+    pub(super) fn failing_client(&self, address: Option<IpAddr>) -> Option<FailingClient<'_>> {
+        self.limiter.failures.as_ref().map(|failures| failures.client(address))
     }
 
     /// The permit of a request whose token has the required abilities. A newer verdict replaces `cached`.
@@ -69,7 +83,8 @@ impl Gateway {
         record.token = Some(Rc::clone(cached));
         if permit.is_ok() && !cached.is_introspected_since(introspected_since) {
             // The ability was added, and an introspection that began before this request has reported it.
-            *cached = self.lookup.verdict(&request, stats).await?;
+            let client = self.failing_client(record.client);
+            *cached = self.lookup.verdict(&request, client, stats).await?;
             record.token = Some(Rc::clone(cached));
             permit = needs_verdict.authorize(cached.verdict.rights());
         }

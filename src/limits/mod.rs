@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod bucket;
 pub mod counter;
+pub mod failures;
 pub mod fields;
 pub mod quota;
 pub mod reported;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use self::addresses::AddressLimits;
 use self::bucket::SharedBuckets;
+use self::failures::FailureLimits;
 use self::quota::QuotaCounts;
 use self::tokens::{TokenCounts, TokenLimits};
 use self::tunnels::TunnelCounts;
@@ -32,6 +34,8 @@ pub struct Limiter {
     pub tokens: Option<Arc<TokenLimits>>,
     /// `limits.requests_per_address`
     pub addresses: Option<Arc<AddressLimits>>,
+    /// `limits.failures_per_address`
+    pub failures: Option<Arc<FailureLimits>>,
     /// `limits.tunnels` and `limits.tunnels_per_token`
     pub tunnels: Arc<TunnelCounts>,
     counts: Arc<TokenCounts>,
@@ -62,8 +66,13 @@ impl Limiter {
             kept.filter(|kept| kept.rate() == rate)
                 .map_or_else(|| Arc::new(AddressLimits::new(rate)), Arc::clone)
         });
+        let failures = settings.limits.failures_per_address.map(|rate| {
+            let kept = before.and_then(|before| before.failures.as_ref());
+            kept.filter(|kept| kept.rate() == rate)
+                .map_or_else(|| Arc::new(FailureLimits::new(rate)), Arc::clone)
+        });
         let tunnels = before.map(|before| Arc::clone(&before.tunnels)).unwrap_or_default();
-        Self { tokens, addresses, tunnels, counts }
+        Self { tokens, addresses, failures, tunnels, counts }
     }
 
     /// The counts of `rate_limit.quota`, which belong to the process.

@@ -122,6 +122,8 @@ impl Reason {
 pub enum Limit {
     /// `limits.requests_per_address`
     RequestsPerAddress,
+    /// `limits.failures_per_address`
+    FailuresPerAddress,
     /// `limits.tunnels`
     Tunnels,
     /// `limits.tunnels_per_token`
@@ -145,6 +147,7 @@ impl Limit {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RequestsPerAddress => "requests_per_address",
+            Self::FailuresPerAddress => "failures_per_address",
             Self::Tunnels => "tunnels",
             Self::TunnelsPerToken => "tunnels_per_token",
             Self::RequestsPerSecond => "requests_per_second",

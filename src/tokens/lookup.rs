@@ -13,6 +13,7 @@ use super::introspection_limiter::IntrospectionLimiter;
 use super::introspector::Introspector;
 use super::verdict::Verdict;
 use crate::client::pool::CallerAccount;
+use crate::limits::failures::FailingClient;
 use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
 use crate::policy::refusal::Refusal;
@@ -124,24 +125,51 @@ impl Lookup {
         &self.introspector
     }
 
-    /// The verdict of a token: from the front cache, the shared cache, or introspection.
+    /// The verdict of a token: from the front cache, the shared cache, or introspection. An inactive token counts as a
+    /// failure of `client`.
     ///
     /// # Errors
     /// As [`Lookup::get_or_introspect`].
     pub async fn verdict(
         self: &Rc<Self>,
         request: &LookupRequest<'_>,
+        client: Option<FailingClient<'_>>,
         stats: &mut LookupStats,
     ) -> Result<Rc<CachedToken>, Refusal> {
         let hash = TokenHash::of(request.token.as_bytes());
-        if let Some(cached) = self.get_local(&hash, request) {
-            stats.cache = Some(LookupResult::Hit);
-            return Ok(cached);
+        match self.local_verdict(&hash, request, stats) {
+            Some(cached) => Ok(cached),
+            None => Box::pin(self.shared_verdict(hash, request, client, stats)).await,
         }
+    }
+
+    /// The verdict of a token, if it is in the front cache.
+    pub fn local_verdict(
+        self: &Rc<Self>,
+        hash: &TokenHash,
+        request: &LookupRequest<'_>,
+        stats: &mut LookupStats,
+    ) -> Option<Rc<CachedToken>> {
+        let cached = self.get_local(hash, request)?;
+        stats.cache = Some(LookupResult::Hit);
+        Some(cached)
+    }
+
+    /// The verdict of a token that is not in the front cache. Its future is rarely needed, and too large to be a part of
+    /// that of every request.
+    ///
+    /// # Errors
+    /// As [`Lookup::get_or_introspect`].
+    pub async fn shared_verdict(
+        self: &Rc<Self>,
+        hash: TokenHash,
+        request: &LookupRequest<'_>,
+        client: Option<FailingClient<'_>>,
+        stats: &mut LookupStats,
+    ) -> Result<Rc<CachedToken>, Refusal> {
         let now = Instant::now();
         let request = LookupRequest { now, ..*request };
-        // Boxed, since this future is rarely needed and would enlarge that of every request.
-        let verdict = Box::pin(self.get_or_introspect(hash, &request, stats)).await;
+        let verdict = self.get_or_introspect(hash, &request, client, stats).await;
         stats.waited += now.elapsed();
         verdict
     }
@@ -220,7 +248,12 @@ impl Lookup {
         let outcome = if cache.claim_feedback(id, Feedback::Forbidden) {
             let request = LookupRequest { introspected_since: None, ..*request };
             // The cache lookup of the request has been noted.
-            self.outcome(old.hash, Some(id), &request, &mut LookupStats::default()).await
+            // A known token is no failure of its client.
+            let stats = &mut LookupStats::default();
+            match self.outcome(old.hash, Some(id), &request, None, stats).await {
+                Ok(outcome) => outcome,
+                Err(refusal) => return Some(Err(refusal)),
+            }
         } else if let Some(in_flight) = cache.find_in_flight(&old.hash) {
             // This introspection began after that of `old`.
             completed(in_flight).await.map_or(IntrospectionResult::Overloaded, |completed| completed.outcome)
@@ -301,13 +334,17 @@ impl Lookup {
     /// The verdict in the shared cache, or else that of an introspection. `introspected_since` holds for stale verdicts,
     /// too.
     ///
+    /// A token that is known to be active, even by an old verdict, is served whatever else `client` sends. Every other one
+    /// is a failure of `client`, unless introspection reports it as active or gives no verdict.
+    ///
     /// # Errors
     /// As [`Refusal::is_inactive_token`] by the verdict; [`Refusal::NoVerdict`] and [`Refusal::Overloaded`] if there is
-    /// none.
+    /// none; [`Refusal::TooManyAttempts`] if `client` has had too many failures.
     async fn get_or_introspect(
         self: &Rc<Self>,
         hash: TokenHash,
         request: &LookupRequest<'_>,
+        client: Option<FailingClient<'_>>,
         stats: &mut LookupStats,
     ) -> Result<Rc<CachedToken>, Refusal> {
         let LookupRequest { token, now, introspected_since, .. } = *request;
@@ -334,7 +371,7 @@ impl Lookup {
             Some((_, Freshness::Expired)) => {
                 cache.store_inactive(hash, Inactivity::Expired, generation);
                 self.count(LookupResult::NegativeHit, stats);
-                return Err(Refusal::ExpiredToken);
+                return Err(failed(client, Refusal::ExpiredToken));
             }
             Some((entry, Freshness::Stale)) => {
                 if entry.failed_within(OUTAGE_PAUSE, now) {
@@ -350,10 +387,11 @@ impl Lookup {
             && let Some(why) = cache.inactive(&hash)
         {
             self.count(LookupResult::NegativeHit, stats);
-            return Err(refusal(why));
+            return Err(failed(client, refusal(why)));
         }
         let id = fallback.as_ref().map(|entry| &entry.verdict.id);
-        let outcome = self.outcome(hash, id, request, stats).await;
+        let client = client.filter(|_| fallback.is_none());
+        let outcome = self.outcome(hash, id, request, client, stats).await?;
         let now = Instant::now();
         let refused = match outcome {
             IntrospectionResult::Active(entry) if entry.is_expired(now) => return Err(Refusal::ExpiredToken),
@@ -380,6 +418,12 @@ impl Lookup {
         self.metrics.cache_lookup(result);
         stats.cache = Some(result);
     }
+}
+
+/// The refusal of a request with an inactive token: `why`, or that its client has had too many of them.
+fn failed(client: Option<FailingClient<'_>>, why: Refusal) -> Refusal {
+    let counted = client.map_or(Ok(()), |client| client.count(Instant::now()));
+    counted.map_or_else(Refusal::TooManyAttempts, |()| why)
 }
 
 const fn refusal(why: Inactivity) -> Refusal {

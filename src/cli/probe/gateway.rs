@@ -50,6 +50,7 @@ impl ProbedGateway {
         // Every request of the probe is from one address.
         settings.limits.connections_per_address = None;
         settings.limits.requests_per_address = None;
+        settings.limits.failures_per_address = None;
         settings.threads = 1;
         settings.log.level = LogLevel::Off;
         settings.log.access = false;

@@ -28,6 +28,10 @@ section! {
         /// 0: unlimited. Behind a trusted proxy the client address is the right-most one in X-Forwarded-For that is not
         /// itself trusted.
         requests_per_address: Whole<0, MAX_REQUESTS> = 0,
+        /// Largest number of requests with inactive tokens per second and client address (IPv6: per /64 network), which
+        /// is also the burst; 0: unlimited. Requests over it get 429 and cause no introspection. Tokens that are known
+        /// to be active are not limited.
+        failures_per_address: Whole<0, MAX_REQUESTS> = 0,
         /// Largest number of open tunnels (WebSocket) of all clients; 0: unlimited.
         tunnels: Whole<0, ANY> = 0,
         /// Largest number of open tunnels per token id, and on public routes per client address (IPv6: per /64
@@ -46,6 +50,11 @@ section! {
     }
 }
 
+/// A rate whose burst is that of one second; `None` if unlimited.
+fn per_second(number: u32) -> Option<settings::Rate> {
+    NonZeroU32::new(number).map(|number| settings::Rate { requests_per_second: number, burst: number })
+}
+
 pub(crate) fn compile(raw: Limits) -> settings::Limits {
     settings::Limits {
         header_bytes: raw.header_bytes.length(),
@@ -55,8 +64,8 @@ pub(crate) fn compile(raw: Limits) -> settings::Limits {
         body: raw.body.0,
         connections: raw.connections.count(),
         connections_per_address: raw.connections_per_address.positive_count(),
-        requests_per_address: NonZeroU32::new(raw.requests_per_address.0)
-            .map(|requests| settings::Rate { requests_per_second: requests, burst: requests }),
+        requests_per_address: per_second(raw.requests_per_address.0),
+        failures_per_address: per_second(raw.failures_per_address.0),
         tunnels: NonZeroU32::new(raw.tunnels.0),
         tunnels_per_token: NonZeroU32::new(raw.tunnels_per_token.0),
         header_timeout: raw.header_timeout.0,

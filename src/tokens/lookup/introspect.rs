@@ -7,7 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use zeroize::Zeroizing;
 
 use super::{CachedToken, Lookup, LookupRequest, LookupStats, OUTAGE_PAUSE, SharedVerdicts};
+use crate::limits::failures::FailingClient;
 use crate::policy::bearer::Token;
+use crate::policy::refusal::Refusal;
 use crate::telemetry::metrics::{IntrospectionOutcome, LookupResult, TimedPhase};
 use crate::telemetry::spans::Trace;
 use crate::tokens::cache::{Completed, InFlight, Inactivity, IntrospectionResult, Join, Publisher};
@@ -54,17 +56,37 @@ impl Lookup {
     ///
     /// An introspection is a task of its own, so that a client that leaves does not cancel it for others. It is part of
     /// the trace of the request that starts it. `id` is the token's id if it had an active verdict before.
+    ///
+    /// The task counts a failure of `client` if this starts one: a client that leaves has caused it all the same. A request
+    /// that joins an introspection causes none, so it reserves nothing: many first requests with one token may be
+    /// active.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyAttempts`] if `client` has had too many failures to start one.
     pub(super) fn join(
         self: &Rc<Self>,
         hash: TokenHash,
         id: Option<&Arc<str>>,
         request: &LookupRequest<'_>,
+        client: Option<FailingClient<'_>>,
         stats: &mut LookupStats,
-    ) -> InFlight {
-        let (in_flight, publisher) = match self.shared.cache.join(hash) {
-            Join::Joined(in_flight) => {
+    ) -> Result<Waiting, Refusal> {
+        let cache = &self.shared.cache;
+        let mut reservation = None;
+        if let Some(client) = client {
+            if let Some(in_flight) = cache.find_in_flight(&hash) {
                 self.count(LookupResult::Coalesced, stats);
-                return in_flight;
+                return Ok(Waiting { in_flight, is_started: false });
+            }
+            reservation = Some(client.reserve(Instant::now()).map_err(Refusal::TooManyAttempts)?);
+        }
+        let (in_flight, publisher) = match cache.join(hash) {
+            Join::Joined(in_flight) => {
+                if let Some(reservation) = reservation {
+                    reservation.release();
+                }
+                self.count(LookupResult::Coalesced, stats);
+                return Ok(Waiting { in_flight, is_started: false });
             }
             Join::Started(in_flight, publisher) => (in_flight, publisher),
         };
@@ -79,23 +101,39 @@ impl Lookup {
                 Some(permit) => this.introspect(&token, hash, permit, trace.as_deref()).await,
                 None => Completed::overloaded(),
             };
+            // Settled before the request knows the outcome.
+            match reservation {
+                Some(reservation) if !matches!(completed.outcome, IntrospectionResult::Inactive(_)) => {
+                    reservation.release();
+                }
+                failed => drop(failed),
+            }
             completion.publish(completed);
         });
-        in_flight
+        Ok(Waiting { in_flight, is_started: true })
     }
 
-    /// The outcome of an introspection, which this joins or starts. If it began too early, only `Inactive` counts.
+    /// The outcome of an introspection, which this joins or starts. If it began too early, only `Inactive` counts, as a
+    /// failure of `client`.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyAttempts`] if `client` has had too many failures.
     pub(super) async fn outcome(
         self: &Rc<Self>,
         hash: TokenHash,
         id: Option<&Arc<str>>,
         request: &LookupRequest<'_>,
+        client: Option<FailingClient<'_>>,
         stats: &mut LookupStats,
-    ) -> IntrospectionResult {
+    ) -> Result<IntrospectionResult, Refusal> {
         for _ in 0..ATTEMPTS {
-            match completed(self.join(hash, id, request, stats)).await {
+            let Waiting { in_flight, is_started } = self.join(hash, id, request, client, stats)?;
+            match completed(in_flight).await {
                 Some(Completed { outcome: outcome @ IntrospectionResult::Inactive(_), .. }) => {
-                    return outcome;
+                    if let Some(client) = client.filter(|_| !is_started) {
+                        client.count(Instant::now()).map_err(Refusal::TooManyAttempts)?;
+                    }
+                    return Ok(outcome);
                 }
                 // It began too early. The next one begins now.
                 Some(Completed { introspected_at, .. })
@@ -105,12 +143,12 @@ impl Lookup {
                 // A revocation may have arrived since the introspection completed.
                 Some(Completed { outcome: IntrospectionResult::Active(entry), .. })
                     if self.shared.cache.is_revoked(&entry) => {}
-                Some(completed) => return completed.outcome,
+                Some(completed) => return Ok(completed.outcome),
                 // The worker that introspected has ended without an outcome.
                 None => {}
             }
         }
-        IntrospectionResult::Overloaded
+        Ok(IntrospectionResult::Overloaded)
     }
 
     async fn acquire_permit(
@@ -206,6 +244,13 @@ impl Lookup {
             tracing::warn!(error, "introspection gave no verdict");
         }
     }
+}
+
+/// An introspection that a request waits for.
+pub(super) struct Waiting {
+    pub(super) in_flight: InFlight,
+    /// Whether the request has started it, so that its task counts a failure.
+    is_started: bool,
 }
 
 /// The result of an introspection in flight; `None` if its worker ended before it.

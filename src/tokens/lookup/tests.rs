@@ -127,7 +127,9 @@ fn introspect(lookup: &Rc<Lookup>) -> JoinHandle<Result<Rc<CachedToken>, Refusal
     spawn_local(async move {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup.get_or_introspect(hash(), &request(token, Instant::now()), &mut LookupStats::default()).await
+        lookup
+            .get_or_introspect(hash(), &request(token, Instant::now()), None, &mut LookupStats::default())
+            .await
     })
 }
 
@@ -292,12 +294,9 @@ fn introspection_of_a_core_that_ends_unpolled_completes() {
     let flight = core.block_on(async {
         let fields = fields("1|a");
         let token = Token::from_fields(&fields, 1024).unwrap();
-        lookup(&settings, &shared).join(
-            hash(),
-            None,
-            &request(token, Instant::now()),
-            &mut LookupStats::default(),
-        )
+        let lookup = lookup(&settings, &shared);
+        let request = request(token, Instant::now());
+        lookup.join(hash(), None, &request, None, &mut LookupStats::default()).unwrap().in_flight
     });
     drop(core);
     assert!(shared.cache.find_in_flight(&hash()).is_none());
