@@ -32,18 +32,33 @@ impl Gateway {
         let Authentication { token, needs_verdict, introspected_since } = *authentication;
         let introspected_since =
             introspected_since.filter(|_| !self.is_known_to_lack(token, needs_verdict, record.started()));
-        let request =
-            LookupRequest { token, now: record.started(), introspected_since, trace: record.trace.as_ref() };
         let hash = TokenHash::of(token.as_bytes());
-        let cached = match self.lookup.local_verdict(&hash, &request, &mut record.lookup) {
+        let local = {
+            let (now, trace) = (record.started(), record.trace.as_ref());
+            let request = LookupRequest { token, now, introspected_since, trace };
+            self.lookup.local_verdict(&hash, &request, &mut record.lookup)
+        };
+        let cached = match local {
             Some(cached) => cached,
-            None => {
-                let client = self.failing_client(record.client);
-                Box::pin(self.lookup.shared_verdict(hash, &request, client, &mut record.lookup)).await?
-            }
+            // Boxed, since this future is rarely needed and would enlarge that of every request.
+            None => Box::pin(self.shared_verdict(token, hash, introspected_since, record)).await?,
         };
         record.token = Some(Rc::clone(&cached));
         Ok(cached)
+    }
+
+    /// The verdict of a token that is not in the front cache.
+    async fn shared_verdict(
+        &self,
+        token: Token<'_>,
+        hash: TokenHash,
+        introspected_since: Option<Instant>,
+        record: &mut RequestRecord,
+    ) -> Result<Rc<CachedToken>, Refusal> {
+        let (now, trace) = (record.started(), record.trace.as_ref());
+        let request = LookupRequest { token, now, introspected_since, trace };
+        let client = self.failing_client(record.client);
+        self.lookup.shared_verdict(hash, &request, client, &mut record.lookup).await
     }
 
     /// The client whose requests with inactive tokens are limited; `None` if they are not.
