@@ -20,6 +20,8 @@ use state::ConnectionState;
 pub struct Downstream {
     /// The client's address; `None` for a Unix socket.
     pub address: Option<IpAddr>,
+    /// Whether `address` is a proxy whose PROXY header does not say the address of its client.
+    pub has_unknown_client: bool,
     /// The address as in X-Forwarded-For: `unknown` (RFC 7239 section 6.2) for a Unix socket.
     pub address_field: HeaderValue,
     /// Whether the address is in `listen.trusted_proxies`.
@@ -77,6 +79,7 @@ impl Downstream {
         let field = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
         Self {
             address,
+            has_unknown_client: false,
             address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
             trusted,
             encrypted,
@@ -98,6 +101,7 @@ impl Downstream {
     pub fn stream(connection: &Rc<Self>, now: Instant) -> Rc<Self> {
         let stream = Rc::new(Self {
             address: connection.address,
+            has_unknown_client: connection.has_unknown_client,
             address_field: connection.address_field.clone(),
             trusted: connection.trusted,
             encrypted: connection.encrypted,

@@ -209,7 +209,14 @@ impl Gateway {
         if let (Some(addresses), Some(address)) = (&self.limiter.addresses, record.client) {
             addresses.take(address, record.started()).map_err(Refusal::TooManyAttempts)?;
         }
-        Ok(ReadRequest { head, target, has_body, client: record.client.into(), expects_continue, handshake })
+        Ok(ReadRequest {
+            head,
+            target,
+            has_body,
+            client: record.client_address(),
+            expects_continue,
+            handshake,
+        })
     }
 
     /// Drives the [decision](decision) on a request, then the limit of its token. No introspection is spent on a request

@@ -86,7 +86,9 @@ impl<'a> RequestContext<'a> {
             && let Some(address) = downstream.address
         {
             let trusts = |address| settings.listen.trusts(address);
-            record.client = Some(client::address(&head.headers, address, trusts));
+            let forwarded = client::forwarded(&head.headers, address, trusts);
+            record.client = Some(forwarded.nearest);
+            record.has_unknown_client = forwarded.is_unknown;
         }
         record.note_head(head);
         record.note_scheme(&head.headers);

@@ -24,10 +24,19 @@ impl From<IpAddr> for ClientNetwork {
     }
 }
 
-/// The client's address behind a trusted `peer`: the right-most address of X-Forwarded-For that is not itself `trusted`.
-/// Clients can forge the addresses to the left of it. If all are trusted, or an element is no address, it is the last
-/// trusted address.
-pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+/// The client behind a trusted proxy, by X-Forwarded-For.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardedClient {
+    /// The client's address, or the proxy nearest to a client whose address is not known.
+    pub nearest: IpAddr,
+    /// Whether `nearest` is only a proxy, since the element before it is no address.
+    pub is_unknown: bool,
+}
+
+/// The client behind a trusted `peer`: the right-most address of X-Forwarded-For that is not itself `trusted`. Clients
+/// can forge the addresses to the left of it. If all are trusted, it is the left-most of them. An element that is no
+/// address leaves the client unknown.
+pub fn forwarded(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> bool) -> ForwardedClient {
     let mut nearest = peer;
     let lines = fields.get_all(X_FORWARDED_FOR).iter().rev();
     for element in lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')) {
@@ -36,13 +45,15 @@ pub fn address(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> boo
             // RFC 9110 section 5.6.1: recipients ignore empty list elements.
             continue;
         }
-        let Some(address) = std::str::from_utf8(element).ok().and_then(parse) else { break };
+        let Some(address) = std::str::from_utf8(element).ok().and_then(parse) else {
+            return ForwardedClient { nearest, is_unknown: true };
+        };
         nearest = address;
         if !trusted(address) {
             break;
         }
     }
-    nearest
+    ForwardedClient { nearest, is_unknown: false }
 }
 
 /// Whether a request crossed the network without TLS, as far as is known. A trusted peer reports the scheme of its
@@ -96,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn client_is_the_right_most_untrusted_address() {
+    fn client_is_the_right_most_untrusted_address_or_unknown() {
         for (lines, expected) in [
             (&[][..], "10.0.0.1"),
             (&["198.51.100.7"], "198.51.100.7"),
@@ -108,13 +119,19 @@ mod tests {
             (&["127.0.0.1, 10.0.0.9, 198.51.100.7"], "198.51.100.7"),
             // All are trusted: the left-most.
             (&["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-            // An element that is no address: the last address to the right of it.
-            (&["unknown"], "10.0.0.1"),
-            (&["198.51.100.7, unknown, 10.0.0.2"], "10.0.0.2"),
-            (&["198.51.100.7, _hidden"], "10.0.0.1"),
-            (&["198.51.100.7, \u{e9}"], "10.0.0.1"),
-            (&["198.51.100.7, 1.2.3.4.5"], "10.0.0.1"),
-            (&["198.51.100.7, [::1"], "10.0.0.1"),
+            // An element that is no address: unknown, behind the last address to the right of it.
+            (&["unknown"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7, unknown, 10.0.0.2"], "unknown behind 10.0.0.2"),
+            (&["198.51.100.7, _hidden"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7", "unknown"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7, \u{e9}"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7, 1.2.3.4.5"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7, 010.1.2.3"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7, fe80::1%eth0"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7, unix:"], "unknown behind 10.0.0.1"),
+            (&["198.51.100.7, [::1"], "unknown behind 10.0.0.1"),
+            // Not read: the client is known already.
+            (&["unknown, 198.51.100.7"], "198.51.100.7"),
             // Empty elements, ports and brackets.
             (&["", "198.51.100.7,, ,"], "198.51.100.7"),
             (&["198.51.100.7:4711"], "198.51.100.7"),
@@ -133,8 +150,10 @@ mod tests {
                 );
             }
             let trusted = |address: IpAddr| address.to_string().starts_with("10.");
-            let found = address(&fields, "10.0.0.1".parse().unwrap(), trusted);
-            assert_eq!(found.to_string(), expected, "{lines:?}");
+            let ForwardedClient { nearest, is_unknown } =
+                forwarded(&fields, "10.0.0.1".parse().unwrap(), trusted);
+            let prefix = if is_unknown { "unknown behind " } else { "" };
+            assert_eq!(format!("{prefix}{nearest}"), expected, "{lines:?}");
         }
     }
 

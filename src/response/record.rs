@@ -18,7 +18,7 @@ use crate::downstream::Downstream;
 use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
-use crate::policy::network::{NetworkRule, WrongNetwork};
+use crate::policy::network::{ClientAddress, NetworkRule, WrongNetwork};
 use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Cause, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
@@ -68,8 +68,10 @@ pub struct RequestRecord {
     settings: Arc<Settings>,
     downstream: Rc<Downstream>,
     started: Instant,
-    /// The client's address: that of the connection, or the one that a trusted proxy reports.
+    /// The address for limits and logs: that of the connection, or the one that a trusted proxy reports.
     pub client: Option<IpAddr>,
+    /// Whether `client` is a proxy that does not know the address of its client.
+    pub has_unknown_client: bool,
     /// The method of the decision, after an override.
     pub method: Method,
     /// The request id: a new one, or that of a trusted proxy.
@@ -197,6 +199,7 @@ impl RequestRecord {
             downstream: Rc::clone(downstream),
             started: now,
             client: downstream.address,
+            has_unknown_client: downstream.has_unknown_client,
             method: method.clone(),
             request_id,
             trace: None,
@@ -345,6 +348,12 @@ impl RequestRecord {
         }
     }
 
+    /// The client's address for networks.
+    #[inline]
+    pub fn client_address(&self) -> ClientAddress {
+        if self.has_unknown_client { ClientAddress::Unknown } else { self.client.into() }
+    }
+
     /// The client's connection, or its stream.
     pub const fn downstream(&self) -> &Rc<Downstream> {
         &self.downstream
@@ -457,7 +466,7 @@ impl RequestRecord {
         let parameter = parameter.map(NumberedRequirement::located);
         let wrong_network = self.wrong_network.filter(|_| reason == Reason::WrongNetwork).map(|rule| {
             let route = route.and_then(|route| route.options().from.as_deref());
-            WrongNetwork { client: self.client.into(), rule, route }
+            WrongNetwork { client: self.client_address(), rule, route }
         });
         let client = Client {
             forwarded: self.client.filter(|_| self.client != self.downstream.address),

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::acceptor::Accepted;
 use super::dispatcher::{Admitted, TooManyConnections};
 use super::http2_flood::PREFACE;
-use super::proxy_protocol::{self, HeaderError};
+use super::proxy_protocol::{self, HeaderError, ProxiedClient};
 use super::rejected::overload_response;
 use super::transport::{RecordedIo, Transport};
 use super::worker::state::{Worker, WorkerState};
@@ -56,14 +56,17 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
         }
     };
     let mut trusted = address.is_some_and(|address| settings.listen.trusts(address));
+    let mut has_unknown_client = false;
     // File permissions control who can connect to a Unix socket.
     if settings.listen.proxy_protocol && (trusted || address.is_none()) {
         // Boxed because it is rare: it would enlarge the future of every connection.
         let reported = Box::pin(read_proxy_header(&worker, &mut stream, settings, address)).await;
         let Some(reported) = reported else { return };
+        has_unknown_client = reported == ProxiedClient::Unknown;
         // Without an address in the header the client is not trusted, even if the proxy is.
-        trusted = reported.is_some_and(|reported| settings.listen.trusts(reported));
-        if let Some(reported) = reported {
+        trusted = false;
+        if let ProxiedClient::Address(reported) = reported {
+            trusted = settings.listen.trusts(reported);
             address = Some(reported);
             if !trusted {
                 count = match count.proxied(reported) {
@@ -76,6 +79,7 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
     let negotiated = encrypt(&worker, &state, stream, address).await;
     let Some(NegotiatedTransport { transport, protocol, tls_version, subject }) = negotiated else { return };
     let mut downstream = Downstream::new(address, trusted, state.tls.is_some(), Instant::now());
+    downstream.has_unknown_client = has_unknown_client;
     downstream.tls_version = tls_version;
     downstream.subject = subject;
     let downstream = Rc::new(downstream);
@@ -102,14 +106,14 @@ async fn read_proxy_header(
     stream: &mut Transport,
     settings: &Settings,
     proxy: Option<IpAddr>,
-) -> Option<Option<IpAddr>> {
+) -> Option<ProxiedClient> {
     let began = Instant::now();
     let header = async {
         match stream {
             Transport::Tcp(stream) => proxy_protocol::take_header(stream).await,
             Transport::Unix(stream) => proxy_protocol::take_header(stream).await,
             // The header precedes TLS.
-            Transport::Tls(_) => Ok(None),
+            Transport::Tls(_) => Ok(ProxiedClient::Unknown),
         }
     };
     let received = tokio::time::timeout(settings.limits.header_timeout, header).await;

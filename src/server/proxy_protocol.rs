@@ -40,10 +40,19 @@ pub(super) enum HeaderError {
     Io(#[from] io::Error),
 }
 
+/// The client that a PROXY header reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProxiedClient {
+    /// The client has this address.
+    Address(IpAddr),
+    /// The proxy does not know its client's address: `UNKNOWN`, `AF_UNSPEC`, or another family than IP.
+    Unknown,
+    /// The proxy connects for itself, as in health checks: `LOCAL`.
+    Proxy,
+}
+
 /// Reads the header of a connection, and nothing after it.
-///
-/// Returns the client's address; `None` if the proxy connects for itself, as in health checks, or does not know it.
-pub(super) async fn take_header(stream: &mut impl Peek) -> Result<Option<IpAddr>, HeaderError> {
+pub(super) async fn take_header(stream: &mut impl Peek) -> Result<ProxiedClient, HeaderError> {
     let mut buffer = vec![0; LONGEST];
     let mut taken = 0;
     loop {
@@ -52,16 +61,16 @@ pub(super) async fn take_header(stream: &mut impl Peek) -> Result<Option<IpAddr>
         if seen == taken {
             return Err(if taken == 0 { HeaderError::Empty } else { HeaderError::Ended });
         }
-        let (end, address) = match parse(&buffer[..seen])? {
-            Some((length, address)) => (length, Some(address)),
+        let (end, client) = match parse(&buffer[..seen])? {
+            Some((length, client)) => (length, Some(client)),
             // All of it is header so far; after reading it, more can arrive.
             None if seen < LONGEST => (seen, None),
             None => return Err(HeaderError::TooLong),
         };
         stream.read_exact(&mut buffer[taken..end]).await?;
         taken = end;
-        if let Some(address) = address {
-            return Ok(address);
+        if let Some(client) = client {
+            return Ok(client);
         }
     }
 }
@@ -85,9 +94,8 @@ impl Peek for UnixStream {
     }
 }
 
-/// The length of the header at the start of `bytes`, and the client's address if it has one. `None` if the header is
-/// incomplete.
-fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
+/// The length of the header at the start of `bytes`, and its client. `None` if the header is incomplete.
+fn parse(bytes: &[u8]) -> Result<Option<(usize, ProxiedClient)>, HeaderError> {
     const V1: &[u8] = b"PROXY ";
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, expected)| byte == expected);
     if !begins(V1) && !begins(SIGNATURE) {
@@ -103,7 +111,12 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
         Ok((_, length)) if length > longest => Err(HeaderError::Malformed),
         Ok((header, length)) => {
             let reported = header.proxied_address().filter(|it| it.protocol == Protocol::Stream);
-            Ok(Some((length, reported.map(|it| it.source.ip()))))
+            let client = match reported {
+                Some(reported) => ProxiedClient::Address(reported.source.ip()),
+                None if is_local(bytes) => ProxiedClient::Proxy,
+                None => ProxiedClient::Unknown,
+            };
+            Ok(Some((length, client)))
         }
         // The header's length is too small for its address, for which the parser would wait.
         Err(proxy_header::Error::BufferTooShort)
@@ -114,6 +127,12 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<IpAddr>)>, HeaderError> {
         Err(proxy_header::Error::BufferTooShort) => Ok(None),
         Err(_) => Err(HeaderError::Malformed),
     }
+}
+
+/// Whether a header of version 2 has the command `LOCAL` (section 2.2).
+fn is_local(bytes: &[u8]) -> bool {
+    let command = bytes.strip_prefix(SIGNATURE).and_then(|rest| rest.first());
+    command.is_some_and(|command| command & 0x0f == 0)
 }
 
 /// The length of a header of version 2; `None` if its length field is incomplete.
@@ -149,18 +168,23 @@ mod tests {
             (b"PROXY TCP6 2001:db8::7 ::1 4711 80\r\n".to_vec(), Some("2001:db8::7")),
             (b"PROXY UNKNOWN\r\n".to_vec(), None),
             (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN 192.0.2.1 10.0.0.1 4711 80\r\n".to_vec(), None),
             (v2(0x21, 0x11, &V4), Some("192.0.2.1")),
             (v2(0x21, 0x11, &with_tlvs), Some("192.0.2.1")),
             (v2(0x21, 0x21, &v6()), Some("2001:db8::7")),
             // LOCAL with any address; UNSPEC; a Unix socket; datagrams.
-            (v2(0x20, 0x00, b""), None),
-            (v2(0x20, 0x11, &V4), None),
+            (v2(0x20, 0x00, b""), Some("LOCAL")),
+            (v2(0x20, 0x11, &V4), Some("LOCAL")),
             (v2(0x21, 0x00, b"whatever"), None),
             (v2(0x21, 0x31, &[0; 216]), None),
             (v2(0x21, 0x12, &V4), None),
             (v2(0x21, 0x11, &[&V4[..], &[4; LONGEST - 28]].concat()), Some("192.0.2.1")),
         ] {
-            let expected = expected.map(|address| address.parse().unwrap());
+            let expected = match expected {
+                Some("LOCAL") => ProxiedClient::Proxy,
+                Some(address) => ProxiedClient::Address(address.parse().unwrap()),
+                None => ProxiedClient::Unknown,
+            };
             let shown = String::from_utf8_lossy(&header);
             for after in [&b""[..], b"GET / HTTP/1.1\r\n", b"PROXY ", b"\r\n", SIGNATURE] {
                 let all = [&header, after].concat();

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{Arrives, Case, NOBODY, READER, Refused, UNKNOWN, USER, WRITER, bare, by, case, start};
+use crate::support::http2::Http2Client;
 use crate::support::{TestEnv, Verdict};
 
 /// The maps of the other tables, with networks for some routes.
@@ -199,8 +200,86 @@ fn trusted() -> Vec<Case> {
     cases
 }
 
+/// X-Forwarded-For of a trusted proxy in the networks, and whether the client is the proxy. Otherwise it is unknown.
+const BEHIND_MEMBER: [(&str, &[&str], bool); 19] = [
+    ("networks: no field of a proxy inside", &[], true),
+    ("networks: an empty field of a proxy inside", &[""], true),
+    ("networks: an empty list of a proxy inside", &[" , ,"], true),
+    ("networks: a proxy inside", &["127.0.0.9"], true),
+    ("networks: unknown behind a proxy inside", &["unknown"], false),
+    ("networks: unknown behind two proxies inside", &["unknown, 127.0.0.9"], false),
+    ("networks: an address of the proxy before unknown", &["127.0.0.1, unknown"], false),
+    ("networks: a line of the proxy before unknown", &["127.0.0.1", "unknown"], false),
+    ("networks: hidden behind a proxy inside", &["_hidden"], false),
+    ("networks: a Unix socket behind a proxy inside", &["unix:"], false),
+    ("networks: a zone behind a proxy inside", &["fe80::1%eth0"], false),
+    ("networks: a loopback zone behind a proxy inside", &["::1%lo"], false),
+    ("networks: an octal address behind a proxy inside", &["0127.0.0.1"], false),
+    ("networks: an octal segment behind a proxy inside", &["010.1.2.3"], false),
+    ("networks: a short address behind a proxy inside", &["127.1"], false),
+    ("networks: a number behind a proxy inside", &["2130706433"], false),
+    ("networks: a hexadecimal address behind a proxy inside", &["0x7f.0.0.1"], false),
+    ("networks: a name behind a proxy inside", &["localhost"], false),
+    ("networks: a quoted address behind a proxy inside", &["\"127.0.0.1\""], false),
+];
+
+/// Through a trusted proxy that the networks include: by a route's, by a token's, and on a public route.
+fn behind_member() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, list, is_known) in BEHIND_MEMBER {
+        let lines: String =
+            list.iter().map(|addresses| format!("X-Forwarded-For: {addresses}\r\n")).collect();
+        let outcome = |request: &'static [&'static str]| if is_known { Arrives(request) } else { WRONG };
+        let named = |kind| &*format!("{name}, {kind}").leak();
+        cases.extend([
+            case(named("route"), by(READER, ITEM, &lines), outcome(&["GET /api/v2/items/5"])),
+            case(
+                named("HEAD"),
+                by(READER, "HEAD /api/v2/items/5", &lines),
+                outcome(&["HEAD /api/v2/items/5"]),
+            ),
+            case(named("token"), by(WRITER, "GET /api/v2/items", &lines), outcome(&["GET /api/v2/items"])),
+            case(named("public route"), bare("GET /open/5", &lines), outcome(&["GET /open/5"])),
+            case(
+                named("preflight"),
+                bare(
+                    "OPTIONS /api/v2/items/5",
+                    &format!("Origin: https://shop.example\r\nAccess-Control-Request-Method: GET\r\n{lines}"),
+                ),
+                outcome(&["OPTIONS /api/v2/items/5"]),
+            ),
+        ]);
+    }
+    cases
+}
+
+/// A target behind a trusted proxy that the networks of the routes and of `WRITER` include.
+fn target_with_member() -> TestEnv {
+    let rules = RULES.replace("from: [10.0.0.0/8", "from: [127.0.0.0/8, '::1', 10.0.0.0/8");
+    let env = start(&format!("listen:\n  h2c: true\n{TRUSTED}{rules}"));
+    let writer = Verdict::active(&["items:read", "items:create", "items:update"]);
+    env.introspector.set_verdict(WRITER, writer.restricted_to(json!(["127.0.0.0/8", "::1", "10.0.0.0/8"])));
+    env
+}
+
+/// The start of a connection of a proxy that the networks include, and the client's status.
+const PROXY_HEADERS: [(&[u8], u16); 10] = [
+    (b"PROXY UNKNOWN\r\n", 403),
+    (b"PROXY UNKNOWN 127.0.0.1 127.0.0.1 4711 80\r\n", 403),
+    (b"PROXY TCP4 203.0.113.9 127.0.0.1 4711 80\r\n", 403),
+    (b"PROXY TCP4 127.0.0.9 127.0.0.1 4711 80\r\n", 200),
+    // PROXY with AF_UNSPEC, also with an address, and datagrams.
+    (b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0", 403),
+    (b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\x0c\x7f\0\0\x01\x7f\0\0\x01\x12\x34\0\x50", 403),
+    (b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\x7f\0\0\x01\x7f\0\0\x01\x12\x34\0\x50", 403),
+    (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x09\x7f\0\0\x01\x12\x34\0\x50", 200),
+    // LOCAL: the proxy itself.
+    (b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", 200),
+    (b"\r\n\r\n\0\r\nQUIT\n\x20\x11\0\x0c\x0a\x01\x02\x03\x7f\0\0\x01\x12\x34\0\x50", 200),
+];
+
 pub(super) fn cases() -> Vec<Case> {
-    untrusted().into_iter().chain(trusted()).collect()
+    untrusted().into_iter().chain(trusted()).chain(behind_member()).collect()
 }
 
 const TRUSTED: &str = "  trusted_proxies: [127.0.0.0/8]\n";
@@ -209,6 +288,35 @@ const TRUSTED: &str = "  trusted_proxies: [127.0.0.0/8]\n";
 fn attacks_on_networks_fail() {
     target("").run_attacks(&untrusted());
     target(TRUSTED).run_attacks(&trusted());
+}
+
+#[test]
+fn client_that_its_proxy_does_not_know_is_outside_networks_that_include_the_proxy() {
+    let cases = behind_member();
+    target_with_member().run_attacks(&cases);
+    let made = target_with_member().run_attacks_over_http2(&cases);
+    assert_eq!(made, cases.len());
+}
+
+#[test]
+fn client_that_a_proxy_header_does_not_name_is_outside_networks_that_include_the_proxy() {
+    let rules = RULES.replace("from: [10.0.0.0/8", "from: [127.0.0.0/8");
+    let env = start(&format!("listen:\n  h2c: true\n  proxy_protocol: true\n{TRUSTED}{rules}"));
+    let writer = Verdict::active(&["items:read"]).restricted_to(json!(["127.0.0.0/8"]));
+    env.introspector.set_verdict(WRITER, writer);
+    // Fields count only if the reported client is a trusted proxy, which none of these requests claims.
+    for (header, status) in PROXY_HEADERS {
+        for (target, token) in [("/api/v2/items/5", READER), ("/api/v2/items", WRITER), ("/open/5", NOBODY)] {
+            let context = format!("{} {target}", header.escape_ascii());
+            let mut client = env.gateway.client();
+            client.send([header, by(token, &format!("GET {target}"), "").as_bytes()].concat());
+            assert_eq!(client.response().status, status, "{context}");
+            let mut client = Http2Client::silent(env.gateway.address());
+            client.send_bytes(header);
+            client.greet(&[]);
+            assert_eq!(client.get(target, Some(token)).status, status, "{context} over HTTP/2");
+        }
+    }
 }
 
 #[test]
