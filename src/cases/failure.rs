@@ -5,7 +5,7 @@ use strsim::osa_distance;
 use super::{Check, CheckResult, PolicyTests};
 use crate::config::Failure;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
-use crate::policy::decision::{KnownCaller, missing, split_query};
+use crate::policy::decision::{ActiveToken, KnownCaller, missing, split_query};
 use crate::policy::map::{AbilityMap, RouteMatch, Unmapped};
 use crate::policy::network::{ClientAddress, NetworkRule, WrongNetwork};
 use crate::policy::query::NumberedRequirement;
@@ -23,7 +23,13 @@ pub fn label(check: &Check) -> String {
         ClientAddress::Known(address) => format!(" from {address}"),
         ClientAddress::Unknown | ClientAddress::Any => String::new(),
     };
-    format!("{name}{} {} {sender}{from}", check.method, check.target)
+    let allowed_from = match &check.sender.caller {
+        KnownCaller::Active(ActiveToken { allowed_from: Some(networks), .. }) => {
+            format!(" allowed from [{}]", networks.summary())
+        }
+        _ => String::new(),
+    };
+    format!("{name}{} {} {sender}{allowed_from}{from}", check.method, check.target)
 }
 
 /// Describes a failed check for people.
@@ -75,7 +81,11 @@ fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
         }
         (Err(Refusal::WrongNetwork(rule)), found, _) => {
             let route = found.as_ref().and_then(|found| map.networks(found));
-            WrongNetwork { client: outcome.check.client, rule: *rule, route }.to_string()
+            let token = match &outcome.check.sender.caller {
+                KnownCaller::Active(token) => token.allowed_from.as_ref(),
+                KnownCaller::Nobody | KnownCaller::Refused(_) => None,
+            };
+            WrongNetwork { client: outcome.check.client, rule: *rule, route, token }.to_string()
         }
         (Err(refusal @ Refusal::QueryDenied { .. }), ..) => {
             let Some(parameter) = parameter(map, outcome, refusal) else {

@@ -332,7 +332,12 @@ fn steps(
         step(output, "denied by", parameter.located())?;
     }
     if let Err(Refusal::WrongNetwork(rule)) = &decision {
-        step(output, "denied by", WrongNetwork { client, rule: *rule, route: map.networks(&found) })?;
+        let token = match caller {
+            KnownCaller::Active(token) => token.allowed_from.as_ref(),
+            KnownCaller::Nobody | KnownCaller::Refused(_) => None,
+        };
+        let route = map.networks(&found);
+        step(output, "denied by", WrongNetwork { client, rule: *rule, route, token })?;
     }
     if let (Some(requirement), KnownCaller::Active(token)) = (requirement, caller) {
         let missing = missing(requirement, &token.abilities);

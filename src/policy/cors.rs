@@ -18,7 +18,8 @@ use super::refusal::Refusal;
 use super::target::METHODS;
 
 /// The fields of the gateway's own responses that scripts may read.
-const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, RateLimit-Policy, RateLimit";
+const EXPOSED: &str = "WWW-Authenticate, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, \
+                       X-RateLimit-Reset, RateLimit-Policy, RateLimit";
 
 /// The value of Access-Control-Allow-Origin for [`Origins::Any`].
 static ANY: HeaderValue = HeaderValue::from_static("*");
@@ -71,7 +72,8 @@ pub fn requested_method<'a>(method: &Method, fields: &'a HeaderMap) -> Option<&'
     only(fields, &ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Looks up the request that a preflight for `path` with these `inputs` announces, and decides whether to permit the preflight.
+/// Looks up the request that a preflight for `path` with these `inputs` announces, and decides whether to permit the
+/// preflight.
 ///
 /// Browsers send preflights without credentials. So a preflight is permitted if some token could send the announced
 /// request. That gives no access: the preflight is forwarded without a token and cookies, Laravel responds to it before

@@ -17,9 +17,9 @@ const MOST_NAMED: usize = 8;
 /// The number of bits before the IPv4 address in an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2).
 const BEFORE_MAPPED: u8 = 96;
 
-/// Parses a network such as `10.0.0.0/8`, or an address, which is a network of one. The bits after the prefix are ignored,
-/// and an IPv4-mapped IPv6 network is that of IPv4. `None` for other spellings of addresses, such as `010.0.0.1`, `10.1` or one with a zone: programs read them
-/// differently.
+/// Parses a network such as `10.0.0.0/8`, or an address, which is a network of one. The bits after the prefix are
+/// ignored, and an IPv4-mapped IPv6 network is that of IPv4. `None` for other spellings of addresses, such as
+/// `010.0.0.1`, `10.1` or one with a zone: programs read them differently.
 pub fn parse_network(text: &str) -> Option<IpNet> {
     let Some((address, length)) = text.split_once('/') else { return Some(parse_address(text)?.into()) };
     let address: IpAddr = address.parse().ok()?;
@@ -68,7 +68,7 @@ impl Display for ClientAddress {
     }
 }
 
-/// A list of networks. Clones share it. `Display` writes the list of YAML, without its brackets.
+/// A set of networks. Clones share it. `Display` writes the list of YAML, without its brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Networks(Arc<[IpNet]>);
 
@@ -85,7 +85,7 @@ impl Networks {
         }
     }
 
-    /// The networks in their order.
+    /// The networks in ascending order, IPv4 first, each once.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &IpNet> {
         self.0.iter()
     }
@@ -108,7 +108,10 @@ impl Networks {
 
 impl FromIterator<IpNet> for Networks {
     fn from_iter<T: IntoIterator<Item = IpNet>>(networks: T) -> Self {
-        Self(networks.into_iter().collect())
+        let mut networks: Vec<IpNet> = networks.into_iter().collect();
+        networks.sort_unstable();
+        networks.dedup();
+        Self(networks.into())
     }
 }
 
@@ -188,19 +191,27 @@ pub struct WrongNetwork<'a> {
     pub rule: NetworkRule,
     /// The networks of the request's route.
     pub route: Option<&'a RouteNetworks>,
+    /// The networks of the request's token.
+    pub token: Option<&'a Networks>,
 }
 
 impl Display for WrongNetwork<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} is outside the ", self.client)?;
-        match (self.rule, self.route) {
-            (NetworkRule::Token, _) => formatter.write_str("token's networks"),
-            (NetworkRule::Route, None) => formatter.write_str("route's networks"),
-            (NetworkRule::Route, Some(RouteNetworks { networks, place })) => {
-                write!(formatter, "route's networks {}", networks.summary())?;
-                place.as_ref().map_or(Ok(()), |place| write!(formatter, " ({place})"))
+        let (subject, networks, place) = match self.rule {
+            NetworkRule::Token => ("token's networks", self.token, None),
+            NetworkRule::Route => {
+                let place = self.route.and_then(|route| route.place.as_ref());
+                ("route's networks", self.route.map(|route| &route.networks), place)
             }
+        };
+        formatter.write_str(subject)?;
+        match networks {
+            Some(networks) if networks.iter().len() == 0 => formatter.write_str(", an empty list")?,
+            Some(networks) => write!(formatter, " {}", networks.summary())?,
+            None => {}
         }
+        place.map_or(Ok(()), |place| write!(formatter, " ({place})"))
     }
 }
 
@@ -304,16 +315,34 @@ mod tests {
         let place = SourceLocation { file: "gateway.yaml".into(), line: 9, column: 13 };
         let route = RouteNetworks { networks: networks(&["10.0.0.0/8", "::1"]), place: Some(place) };
         let client = ClientAddress::Known("203.0.113.9".parse().unwrap());
-        let mut wrong = WrongNetwork { client, rule: NetworkRule::Route, route: Some(&route) };
+        let token = networks(&["192.0.2.7", "10.0.0.0/8"]);
+        let mut wrong =
+            WrongNetwork { client, rule: NetworkRule::Route, route: Some(&route), token: Some(&token) };
         assert_eq!(
             wrong.to_string(),
             "203.0.113.9 is outside the route's networks 10.0.0.0/8, ::1 (gateway.yaml:9:13)"
         );
         wrong.client = ClientAddress::Unknown;
         wrong.rule = NetworkRule::Token;
-        assert_eq!(wrong.to_string(), "an unknown address is outside the token's networks");
-        let many: Networks = (0..MOST_NETWORKS).map(|_| parse_network("fd00::/8").unwrap()).collect();
-        assert!(many.summary().to_string().ends_with("fd00::/8 and 248 more"));
+        let expected = "an unknown address is outside the token's networks 10.0.0.0/8, 192.0.2.7";
+        assert_eq!(wrong.to_string(), expected);
+        let many: Networks = (0..MOST_NETWORKS)
+            .map(|number| parse_network(&format!("fd00:{number:x}::/32")).unwrap())
+            .collect();
+        assert!(many.summary().to_string().ends_with("fd00:7::/32 and 248 more"));
+        wrong.token = Some(&many);
+        assert!(wrong.to_string().len() < 600, "{wrong}");
+        let none = networks(&[]);
+        wrong.token = Some(&none);
+        assert_eq!(wrong.to_string(), "an unknown address is outside the token's networks, an empty list");
+    }
+
+    #[test]
+    fn lists_of_the_same_networks_are_equal() {
+        let one = networks(&["10.0.0.0/8", "::1", "192.0.2.7"]);
+        assert_eq!(one, networks(&["192.0.2.7", "::1", "10.1.2.3/8", "::ffff:10.0.0.0/104", "::1"]));
+        assert_ne!(one, networks(&["10.0.0.0/8", "::1"]));
+        assert_eq!(one.to_string(), "10.0.0.0/8, 192.0.2.7, ::1");
     }
 
     proptest! {

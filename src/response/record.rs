@@ -18,7 +18,7 @@ use crate::downstream::Downstream;
 use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
-use crate::policy::network::{ClientAddress, NetworkRule, WrongNetwork};
+use crate::policy::network::{ClientAddress, NetworkRule, Networks, WrongNetwork};
 use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Cause, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
@@ -318,12 +318,19 @@ impl RequestRecord {
                 self.detail = Some(TOO_SLOW);
             }
             Refusal::BackendTimeout => self.detail = Some(self.exceeded_timeout()),
+            _ => self.note_cause(refusal),
+        }
+        self.is_refused = true;
+        self.note_response(status, refusal.reason(), now);
+    }
+
+    /// Notes the limit, the claim or the rule that refuses the request, or closes its tunnel.
+    pub const fn note_cause(&mut self, refusal: &Refusal) {
+        match refusal {
             Refusal::TooManyAttempts(exceeded) => self.cause = Some(Cause::Limit(exceeded.limit)),
             Refusal::UnexpectedClaim(claim) => self.cause = Some(Cause::Claim(*claim)),
             _ => self.note_denied_rule(refusal),
         }
-        self.is_refused = true;
-        self.note_response(status, refusal.reason(), now);
     }
 
     /// Which limit a response exceeded that did not begin in time.
@@ -465,8 +472,17 @@ impl RequestRecord {
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
         let parameter = parameter.map(NumberedRequirement::located);
         let wrong_network = self.wrong_network.filter(|_| reason == Reason::WrongNetwork).map(|rule| {
+            let client = self.client_address();
+            // After a reload, a tunnel is closed by a list that this record does not have.
+            let excludes = |networks: &Networks| !networks.include(client);
             let route = route.and_then(|route| route.options().from.as_deref());
-            WrongNetwork { client: self.client_address(), rule, route }
+            let token = token.and_then(|token| token.verdict.allowed_from.as_ref());
+            WrongNetwork {
+                client,
+                rule,
+                route: route.filter(|from| excludes(&from.networks)),
+                token: token.filter(|networks| excludes(networks)),
+            }
         });
         let client = Client {
             forwarded: self.client.filter(|_| self.client != self.downstream.address),
@@ -497,9 +513,10 @@ impl RequestRecord {
             reason,
             cause: self.cause.map(|cause| self.logged_cause(cause)),
             denied_by,
-            detail: detail
-                .or(parameter.as_ref().filter(|_| is_denied).map(|it| it as &dyn Display))
+            // The rule is more specific than the detail of a closed tunnel.
+            detail: (parameter.as_ref().filter(|_| is_denied).map(|it| it as &dyn Display))
                 .or(wrong_network.as_ref().map(|it| it as &dyn Display))
+                .or(detail)
                 .or(place.map(|place| place as &dyn Display)),
             token: token.map(|token| LoggedToken {
                 id: &token.verdict.id,

@@ -369,7 +369,7 @@ verdict      denied with 403 (wrong_network)
             Exit::Failure,
             "\
 token from   nowhere
-denied by    10.2.2.3 is outside the token's networks
+denied by    10.2.2.3 is outside the token's networks, an empty list
 advice       send the request from one of the networks, or add its network to those of the token
 verdict      denied with 403 (wrong_network)
 ",
