@@ -181,7 +181,7 @@ fn decide_with_verdict(
         NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             let caller = verdict(lookup, token, Instant::now()).ok_or(Refusal::NoVerdict)?;
-            needs_verdict.authorize(caller.verdict.rights())
+            needs_verdict.authorize(caller.verdict.rights(), &inputs.client)
         }
     }
 }
@@ -203,7 +203,7 @@ fn decide(
         NextStep::NeedsToken(needs_token) => {
             let (token, needs_verdict) = needs_token.with_token(token)?;
             black_box(token.secret());
-            needs_verdict.authorize(TokenRights { abilities, allowed_from: None })
+            needs_verdict.authorize(TokenRights { abilities, allowed_from: None }, &inputs.client)
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::limits::tunnels::{Holder, TunnelGuard};
 use crate::policy::ability::Requirement;
 use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
-use crate::policy::decision::{self, NextStep, Permit, Routed};
+use crate::policy::decision::{NextStep, Permit, Routed};
 use crate::policy::expectation;
 use crate::policy::headers::Credentials;
 use crate::policy::http2;
@@ -219,15 +219,15 @@ impl Gateway {
         })
     }
 
-    /// Drives the [decision](decision) on a request, then the limit of its token. No introspection is spent on a request
-    /// that is refused by its route or its credentials.
+    /// Drives the [decision](crate::policy::decision) on a request, then the limit of its token. A request that no token
+    /// could make, or without a well-formed token, is refused before an introspection. The networks of a route that is
+    /// not public are checked after the abilities, so they do not save one.
     async fn decide(
         &self,
         request: &ReadRequest<'_>,
         record: &mut RequestRecord,
     ) -> Result<AllowedRequest<'_>, Refusal> {
-        let routed = self.route(request, record);
-        let options = self.settings.abilities.options(routed.found());
+        let (routed, options) = self.route(request, record);
         let fields = &request.head.headers;
         let needs_token = match routed.next() {
             NextStep::Public(permit) => {
@@ -241,7 +241,8 @@ impl Gateway {
         let token = Token::from_fields(fields, self.settings.limits.token_bytes);
         let (token, needs_verdict) = needs_token.with_token(token)?;
         let introspected_since = self.oldest_introspection(&needs_verdict, record.started(), Duration::ZERO);
-        let authentication = Authentication { token, needs_verdict, introspected_since };
+        let client = &request.client;
+        let authentication = Authentication { token, needs_verdict, introspected_since, client };
         let mut cached = self.authenticate(&authentication, record).await?;
         let permit = self.authorize(&authentication, &mut cached, record).await?;
         let tunnel =
@@ -250,13 +251,17 @@ impl Gateway {
         Ok(AllowedRequest { permit, caller, options, tunnel })
     }
 
-    /// Looks up the route, and records it.
-    fn route<'a>(&'a self, request: &'a ReadRequest<'_>, record: &mut RequestRecord) -> Routed<'a> {
-        let ReadRequest { target, .. } = request;
-        let routed =
-            decision::route(&self.settings.abilities, &record.method, &target.path, request.route_inputs());
-        self.record_route(routed.found(), target, record);
-        routed
+    /// Looks up the route and its options, and records it.
+    fn route<'gateway: 'a, 'a>(
+        &'gateway self,
+        request: &'a ReadRequest<'_>,
+        record: &mut RequestRecord,
+    ) -> (Routed<'a>, &'gateway RouteOptions) {
+        let map = &self.settings.abilities;
+        let found = map.find(&record.method, &request.target.path);
+        let options = map.options(&found);
+        self.record_route(&found, &request.target, record);
+        (Routed::with_options(map, (found, options), request.route_inputs()), options)
     }
 
     fn record_route(&self, found: &RouteMatch<'_>, target: &Target<'_>, record: &mut RequestRecord) {

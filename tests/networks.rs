@@ -115,7 +115,7 @@ fn token_is_refused_outside_its_networks_on_every_route() {
         assert_eq!(response.status, status, "{client} {target}");
         assert!(status == 200 || response.text() == REFUSED, "{}", response.text());
     }
-    let detail = "192.0.2.8 is outside the token's networks";
+    let detail = "192.0.2.8 is outside the token's networks 10.1.0.0/16, 192.0.2.7";
     let line = env.gateway.wait_for_log(|line| line["detail"] == detail);
     assert_eq!(line["token_name"], "office-prod");
 }
@@ -213,7 +213,7 @@ fn client_of_a_unix_socket_has_no_address_and_is_refused() {
         let response = RawClient::connect_unix(&socket).request("GET", target, &fields, b"");
         assert_eq!(response.status, status, "{target} {token}");
     }
-    let detail = "an unknown address is outside the token's networks";
+    let detail = "an unknown address is outside the token's networks 0.0.0.0/0, ::/0";
     gateway.wait_for_log(|line| line["detail"] == detail);
 }
 
@@ -281,7 +281,7 @@ fn preflight_from_outside_the_networks_of_its_route_is_refused() {
 
 #[test]
 fn shadow_mode_forwards_requests_from_wrong_networks_and_reports_them() {
-    let env = start("mode: shadow\n");
+    let env = start("mode: shadow\nshadow_authentication: true\n");
     assert_eq!(env.get_from("203.0.113.9", REPORTS, READER).status, 200);
     let line = env.gateway.wait_for_log(|line| line["shadow"] == "would_deny");
     let rule = line["shadow_rule"].as_str().unwrap();
@@ -294,10 +294,92 @@ fn shadow_mode_forwards_requests_from_wrong_networks_and_reports_them() {
     env.gateway.wait_for_log(|line| line["shadow_rule"] == rule);
     // A public route requires no token, not even an active one.
     assert_eq!(env.get_from("203.0.113.9", "/status", "9|unknown").status, 200);
-    assert_eq!(env.get_from("203.0.113.9", REPORTS, "9|unknown").status, 401);
+    assert_eq!(env.get_from("203.0.113.9", REPORTS, "9|unknown").status, 200);
     assert_eq!(env.get_from("10.1.2.3", REPORTS, OFFICE).status, 200);
     let metrics = env.gateway.metrics();
-    assert_eq!(metrics.metric("shadow_total{change=\"would_deny\"}"), 3.0);
+    assert_eq!(metrics.metric("shadow_total{change=\"would_deny\"}"), 4.0);
+}
+
+#[test]
+fn shadow_mode_of_the_map_does_not_lift_the_networks_of_a_token() {
+    let env = start("mode: shadow\n");
+    for (client, target, token, status) in [
+        ("203.0.113.9", REPORTS, READER, 200),
+        ("203.0.113.9", "/nowhere", READER, 200),
+        ("203.0.113.9", ITEMS, OFFICE, 403),
+        // Also if the map refuses the request for another reason.
+        ("203.0.113.9", REPORTS, OFFICE, 403),
+        ("203.0.113.9", "/nowhere", OFFICE, 403),
+        ("10.1.2.3", "/nowhere", OFFICE, 200),
+        ("10.1.2.3", ITEMS, OFFICE, 200),
+        ("192.0.2.7", REPORTS, OFFICE, 200),
+        ("203.0.113.9", REPORTS, "9|unknown", 401),
+    ] {
+        assert_eq!(env.get_from(client, target, token).status, status, "{client} {target} {token}");
+    }
+    let line = env.refused_line();
+    assert_eq!(line["detail"], "203.0.113.9 is outside the token's networks 10.1.0.0/16, 192.0.2.7");
+}
+
+#[test]
+fn shadow_mode_decides_from_outside_the_networks_of_a_route_as_from_inside() {
+    let map = "\
+mode: shadow
+abilities:
+  routes:
+    /open:
+      GET: public
+      from: [10.0.0.0/8]
+      query: {debug: deny, more: items:create, other: items:read}
+introspection:
+  response: {allowed_from: /data/allowed_from}
+listen:
+  trusted_proxies: [127.0.0.1]
+";
+    let env = TestEnv::builder()
+        .verdict(READER, reader())
+        .verdict(OFFICE, office(json!(["198.51.100.0/24"])))
+        .yaml(map)
+        .start();
+    let status = |client: &str, target: &str, token: Option<&str>| {
+        let authorization = format!("Bearer {}", token.unwrap_or_default());
+        let fields = [("X-Forwarded-For", client), ("Authorization", &*authorization)];
+        env.gateway.client().request("GET", target, &fields[..1 + usize::from(token.is_some())], b"").status
+    };
+    for (target, token, expected) in [
+        ("/open", None, 200),
+        ("/open?debug", None, 200),
+        ("/open?more", None, 401),
+        ("/open?m[ore", None, 400),
+        ("/open", Some("9|unknown"), 200),
+        ("/open?debug", Some("9|unknown"), 401),
+        ("/open?more", Some("9|unknown"), 401),
+        ("/open?more", Some(READER), 200),
+        ("/open?other", Some(READER), 200),
+        ("/open?debug", Some(READER), 200),
+        // The networks of the token stay.
+        ("/open?other", Some(OFFICE), 403),
+        ("/open?more", Some(OFFICE), 403),
+        ("/open?debug", Some(OFFICE), 403),
+        ("/open", Some(OFFICE), 200),
+    ] {
+        for client in ["10.1.2.3", "203.0.113.9"] {
+            assert_eq!(status(client, target, token), expected, "{target} from {client} by {token:?}");
+        }
+    }
+    let preflight = |client: &str, target: &str| {
+        let fields = [
+            ("Origin", "https://shop.example"),
+            ("Access-Control-Request-Method", "GET"),
+            ("X-Forwarded-For", client),
+        ];
+        env.gateway.client().request("OPTIONS", target, &fields, b"").status
+    };
+    for (target, expected) in [("/open", 200), ("/open?debug", 200), ("/open?m[ore", 400)] {
+        for client in ["10.1.2.3", "203.0.113.9"] {
+            assert_eq!(preflight(client, target), expected, "{target} from {client}");
+        }
+    }
 }
 
 #[test]
@@ -352,7 +434,8 @@ fn reload_applies_networks_to_the_next_request() {
 fn token_used_from_a_wrong_network_is_a_finding_and_counts_as_denied() {
     let yaml = format!("{OPERATED}usage:\n  path: usage.redb\n  findings: {{least_age: 0s}}\n");
     for mode in ["enforce", "shadow"] {
-        let env = start(&format!("{yaml}mode: {mode}\n"));
+        let authentication = mode == "shadow";
+        let env = start(&format!("{yaml}mode: {mode}\nshadow_authentication: {authentication}\n"));
         assert_eq!(env.get_from("10.1.2.3", ITEMS, OFFICE).status, 200);
         for target in [ITEMS, REPORTS, ITEMS] {
             let status = if mode == "shadow" { 200 } else { 403 };
@@ -379,6 +462,15 @@ fn token_used_from_a_wrong_network_is_a_finding_and_counts_as_denied() {
             (&json!(1), &json!(3), &json!(3))
         );
     }
+}
+
+#[test]
+fn token_on_a_public_route_from_a_wrong_network_is_named_without_an_introspection() {
+    let env = start(&format!("{OPERATED}usage:\n  path: usage.redb\n  findings: {{least_age: 0s}}\n"));
+    assert_eq!(env.get_from("10.1.2.3", ITEMS, OFFICE).status, 200);
+    assert_eq!(env.get_from("203.0.113.9", "/status", OFFICE).status, 403);
+    assert_eq!(env.refused_line()["token_id"], "2");
+    assert_eq!(env.introspector.calls(), 1);
 }
 
 #[test]
@@ -452,7 +544,11 @@ fn commands_show_and_check_networks() {
             1,
             "token from   10.0.0.0/8, 192.0.2.0/24",
         ),
-        (&["--from", "::1", "--allowed-from", ""], 1, "denied by    ::1 is outside the token's networks"),
+        (
+            &["--from", "::1", "--allowed-from", ""],
+            1,
+            "denied by    ::1 is outside the token's networks, an empty list",
+        ),
     ] {
         let (exit, stdout, stderr) = explain(more);
         let has_line = stdout
@@ -481,7 +577,7 @@ fn explain_introspects_the_networks_of_a_token() {
     fs::write(&file, format!("{}{pointer}{map}", introspector.yaml())).unwrap();
     for (client, code, line) in [
         ("10.1.2.3", 0, "verdict      allowed (allowed)"),
-        ("203.0.113.9", 1, "denied by    203.0.113.9 is outside the token's networks"),
+        ("203.0.113.9", 1, "denied by    203.0.113.9 is outside the token's networks 10.0.0.0/8"),
     ] {
         let input = tempfile::NamedTempFile::new().unwrap();
         fs::write(input.path(), OFFICE).unwrap();

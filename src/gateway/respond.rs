@@ -124,8 +124,9 @@ impl Gateway {
             tokio::task::spawn_local(discard(body, Rc::clone(record.downstream())));
         }
         let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
-        let is_denied_to_all = matches!(refusal, Refusal::Denied | Refusal::QueryDenied { .. });
-        if is_uncovered || (is_denied_to_all && self.recorder.usage.is_some()) {
+        let is_denied =
+            matches!(refusal, Refusal::Denied | Refusal::QueryDenied { .. } | Refusal::WrongNetwork(_));
+        if is_uncovered || (is_denied && self.recorder.usage.is_some()) {
             self.attribute_token(&head.headers, &mut record);
         }
         let mut response = own::refuse(refusal, record.request_id.clone());

@@ -15,7 +15,7 @@ use crate::policy::bearer::{self, Token};
 use crate::policy::cors;
 use crate::policy::decision::{self, Known, NeedsVerdict, NextStep, Permit, Routed, decide_by};
 use crate::policy::map::{AbilityMap, RouteMatch};
-use crate::policy::network::{NetworkRule, RouteNetworks};
+use crate::policy::network::{ClientAddress, NetworkRule, RouteNetworks};
 use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole, change};
@@ -60,32 +60,52 @@ impl Gateway {
         let found = routed.found();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = record.token.as_ref().zip(routed.with_any_token()).and_then(|(cached, needs_verdict)| {
-            self.refusal_by_cached_verdict(needs_verdict, cached, &refusal, record.started())
+            self.refusal_by_cached_verdict(
+                (needs_verdict, &request.client),
+                cached,
+                &refusal,
+                record.started(),
+            )
         });
         let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
         let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
-        let options = map.options(found);
         record.note_denied_rule(&refusal);
         let rule = LogRule::refused(MapRole::Enforced, map, found, &record.method, &refusal).to_string();
-        let by_route_networks = refusal == Refusal::WrongNetwork(NetworkRule::Route);
-        let (permit, caller) = match token {
-            _ if by_route_networks && matches!(routed.without_networks().next(), NextStep::Public(_)) => {
-                (permitted, Caller::Public)
+        // Without the networks of the route, the request may still be refused.
+        let (permitted, refusal) = match refusal {
+            Refusal::WrongNetwork(NetworkRule::Route) => match (routed.without_networks().next(), &token) {
+                (NextStep::Public(public), _) => (public, None),
+                (NextStep::Refused(other), _) => (permit(&other).ok_or_else(|| other.clone())?, Some(other)),
+                // A parameter of the query requires a token.
+                (NextStep::NeedsToken(_), Err(other)) => {
+                    (permit(other).ok_or_else(|| other.clone())?, Some(other.clone()))
+                }
+                (NextStep::NeedsToken(_), Ok(_)) => (permitted, Some(refusal)),
+            },
+            _ => (permitted, Some(refusal)),
+        };
+        let (permit, caller) = match (token, refusal) {
+            (_, None) => (permitted, Caller::Public),
+            (Err(_), Some(refusal)) => (permitted, Caller::Unauthenticated(refusal)),
+            (Ok(token), Some(refusal)) => {
+                let cached = self.cached_token(token, record, refusal).await;
+                // The networks of the token, which the map's refusal may have preceded.
+                let checked = cached.and_then(|cached| {
+                    let refused = cached.verdict.rights().check_networks(&request.client).err();
+                    if let Some(refused) = refused.filter(|refused| permit(refused).is_none()) {
+                        return Err(refused);
+                    }
+                    Ok(cached)
+                });
+                match checked {
+                    Ok(cached) => (permitted, Caller::Token(cached, token.authorization())),
+                    Err(refusal) => match permit(&refusal) {
+                        Some(permit) => (permit, Caller::Unauthenticated(refusal)),
+                        None => return Err(refusal),
+                    },
+                }
             }
-            // The route is public, but a parameter of the query requires a token.
-            Err(credentials) if by_route_networks => match permit(&credentials) {
-                Some(permit) => (permit, Caller::Unauthenticated(credentials)),
-                None => return Err(credentials),
-            },
-            Ok(token) => match self.cached_token(token, record, refusal).await {
-                Ok(cached) => (permitted, Caller::Token(cached, token.authorization())),
-                Err(refusal) => match permit(&refusal) {
-                    Some(permit) => (permit, Caller::Unauthenticated(refusal)),
-                    None => return Err(refusal),
-                },
-            },
-            Err(_) => (permitted, Caller::Unauthenticated(refusal)),
         };
         let tunnel = match &caller {
             Caller::Token(cached, _) => {
@@ -95,7 +115,7 @@ impl Gateway {
             }
             Caller::Public | Caller::Unauthenticated(_) => self.count_tunnel(request, None, record)?,
         };
-        let decision = AllowedRequest { permit, caller, options, tunnel };
+        let decision = AllowedRequest { permit, caller, options: map.options(found), tunnel };
         record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, self.label(found, None), rule, None);
         Ok(decision)
     }
@@ -129,14 +149,14 @@ impl Gateway {
     /// mode, since a 403 could be wrong; in shadow mode, which sends no 403, the cached verdict is enough.
     pub(super) fn refusal_by_cached_verdict(
         &self,
-        needs_verdict: NeedsVerdict<'_>,
+        (needs_verdict, client): (NeedsVerdict<'_>, &ClientAddress),
         cached: &Rc<CachedToken>,
         refusal: &Refusal,
         now: Instant,
     ) -> Option<Refusal> {
         let is_unanswered = matches!(refusal, Refusal::NoVerdict | Refusal::Overloaded);
         if is_unanswered && self.lookup.is_usable(cached, now) {
-            needs_verdict.authorize(cached.verdict.rights()).err()
+            needs_verdict.authorize(cached.verdict.rights(), client).err()
         } else {
             None
         }
@@ -197,7 +217,7 @@ impl Gateway {
         record: &mut RequestRecord,
         decided: &Result<AllowedRequest<'_>, Refusal>,
     ) {
-        let inputs = request.route_inputs();
+        let (inputs, client) = (request.route_inputs(), &request.client);
         let routed = decision::route(candidate, &record.method, &request.target.path, inputs);
         let found = *routed.found();
         let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
@@ -214,7 +234,7 @@ impl Gateway {
         };
         let refused = candidate.check_path(&request.target.path);
         let by_candidate =
-            refused.err().map_or_else(|| decide_by(routed, known), |refusal| Some(Err(refusal)));
+            refused.err().map_or_else(|| decide_by(routed, known, client), |refusal| Some(Err(refusal)));
         let (by_candidate, cached) = match (by_candidate, token) {
             (Some(by_candidate), _) => (by_candidate, None),
             (None, Ok(token)) => {
@@ -224,7 +244,7 @@ impl Gateway {
                     Some(Err(refusal)) => Known::Refused(refusal),
                     None => Known::Token,
                 };
-                match decide_by(routed, known) {
+                match decide_by(routed, known, client) {
                     Some(by_candidate) => (by_candidate, verdict.and_then(Result::ok)),
                     None => return,
                 }
@@ -301,7 +321,7 @@ struct LogRule<'a> {
     reason: Reason,
 }
 
-/// What decides besides the requirement of a method.
+/// The option that decides, if not the requirement of a method.
 enum DecidingOption<'a> {
     /// The requirement of a query parameter.
     Parameter(&'a NumberedRequirement),

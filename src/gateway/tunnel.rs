@@ -19,7 +19,7 @@ use crate::downstream::state::Shutdown;
 use crate::limits::tunnels::TunnelGuard;
 use crate::policy::bearer::KeptToken;
 use crate::policy::decision::{self, NextStep, RouteInputs};
-use crate::policy::network::ClientAddress;
+use crate::policy::network::{ClientAddress, NetworkRule};
 use crate::policy::path::CanonicalPath;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::target::Target;
@@ -149,7 +149,11 @@ impl Tunnel {
             }
             TunnelEnd::Refused(refusal) => {
                 let reason = refusal.reason();
-                record.note_denied_rule(&refusal);
+                record.note_cause(&refusal);
+                // The verdict that refuses it is newer than that of the request.
+                if let Some((_, cached)) = &upgrade.token {
+                    record.token = Some(Rc::clone(cached));
+                }
                 tracing::info!(
                     request_id = id,
                     reason = reason.as_str(),
@@ -171,18 +175,27 @@ impl Gateway {
         let inputs = RouteInputs::of(query.as_ref().map(|query| query.as_str()), *client);
         let routed = decision::route(map, &Method::GET, path, inputs);
         let enforce_unless_shadowed = |refusal| self.enforce_unless_shadowed(routed, refusal);
-        let needs_token = match routed.next() {
-            NextStep::Public(_) => return Ok(()),
-            NextStep::Refused(refusal) => return enforce_unless_shadowed(refusal),
-            NextStep::NeedsToken(needs_token) => needs_token,
-        };
+        let mut next = routed.next();
+        if let NextStep::Refused(refusal @ Refusal::WrongNetwork(NetworkRule::Route)) = next {
+            enforce_unless_shadowed(refusal)?;
+            next = routed.without_networks().next();
+        }
         let token = token.as_mut().ok_or(Refusal::MissingToken);
-        let needs_verdict = match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
-            Ok(((), needs_verdict)) => Some(needs_verdict),
-            // In shadow mode the token must still be active.
-            Err(refusal) => {
+        // In shadow mode the token must still be active.
+        let needs_verdict = match next {
+            NextStep::Public(_) => return Ok(()),
+            NextStep::Refused(refusal) => {
                 enforce_unless_shadowed(refusal)?;
                 None
+            }
+            NextStep::NeedsToken(needs_token) => {
+                match needs_token.with_token(token.as_ref().map(drop).map_err(Clone::clone)) {
+                    Ok(((), needs_verdict)) => Some(needs_verdict),
+                    Err(refusal) => {
+                        enforce_unless_shadowed(refusal)?;
+                        None
+                    }
+                }
             }
         };
         let Ok((token, cached)) = token else { return Ok(()) };
@@ -194,14 +207,18 @@ impl Gateway {
             Ok(newer) => *cached = newer,
             Err(refusal) => return enforce_unless_shadowed(refusal),
         }
-        let Some(needs_verdict) = needs_verdict else { return Ok(()) };
-        match self.authorize_or_reintrospect(&request, cached, needs_verdict, &mut stats).await {
-            Ok(_permit) => Ok(()),
-            Err(refusal) => match self.refusal_by_cached_verdict(needs_verdict, cached, &refusal, now) {
-                Some(known) => enforce_unless_shadowed(known).map_err(|_| refusal),
-                None => enforce_unless_shadowed(refusal),
-            },
+        if let Some(needs_verdict) = needs_verdict {
+            let needs = (needs_verdict, &*client);
+            match self.authorize_or_reintrospect(&request, cached, needs, &mut stats).await {
+                Ok(_permit) => return Ok(()),
+                Err(refusal) => match self.refusal_by_cached_verdict(needs, cached, &refusal, now) {
+                    Some(known) => enforce_unless_shadowed(known).map_err(|_| refusal)?,
+                    None => enforce_unless_shadowed(refusal)?,
+                },
+            }
         }
+        // The networks of the token, which a refusal by the map may have preceded.
+        cached.verdict.rights().check_networks(client).or_else(enforce_unless_shadowed)
     }
 }
 

@@ -8,7 +8,7 @@ use super::Gateway;
 use crate::limits::failures::FailingClient;
 use crate::policy::bearer::Token;
 use crate::policy::decision::{NeedsVerdict, Permit};
-use crate::policy::network::NetworkRule;
+use crate::policy::network::{ClientAddress, NetworkRule};
 use crate::policy::refusal::Refusal;
 use crate::response::record::RequestRecord;
 use crate::tokens::hash::TokenHash;
@@ -20,6 +20,7 @@ pub(super) struct Authentication<'a> {
     pub(super) needs_verdict: NeedsVerdict<'a>,
     /// The [oldest acceptable introspection time](Gateway::oldest_introspection).
     pub(super) introspected_since: Option<Instant>,
+    pub(super) client: &'a ClientAddress,
 }
 
 impl Gateway {
@@ -29,9 +30,9 @@ impl Gateway {
         authentication: &Authentication<'_>,
         record: &mut RequestRecord,
     ) -> Result<Rc<CachedToken>, Refusal> {
-        let Authentication { token, needs_verdict, introspected_since } = *authentication;
+        let Authentication { token, introspected_since, .. } = *authentication;
         let introspected_since =
-            introspected_since.filter(|_| !self.is_known_to_lack(token, needs_verdict, record.started()));
+            introspected_since.filter(|_| !self.is_known_to_lack(authentication, record.started()));
         let hash = TokenHash::of(token.as_bytes());
         let local = {
             let (now, trace) = (record.started(), record.trace.as_ref());
@@ -73,9 +74,9 @@ impl Gateway {
         cached: &mut Rc<CachedToken>,
         record: &mut RequestRecord,
     ) -> Result<Permit, Refusal> {
-        let Authentication { needs_verdict, introspected_since, .. } = *authentication;
+        let Authentication { needs_verdict, introspected_since, client, .. } = *authentication;
         if cached.is_introspected_since(introspected_since)
-            && let Ok(permit) = needs_verdict.authorize(cached.verdict.rights())
+            && let Ok(permit) = needs_verdict.authorize(cached.verdict.rights(), client)
         {
             return Ok(permit);
         }
@@ -90,32 +91,33 @@ impl Gateway {
         cached: &mut Rc<CachedToken>,
         record: &mut RequestRecord,
     ) -> Result<Permit, Refusal> {
-        let Authentication { token, needs_verdict, introspected_since } = *authentication;
+        let Authentication { token, needs_verdict, introspected_since, client } = *authentication;
         let trace = record.trace.as_ref();
         let request = LookupRequest { token, now: record.started(), introspected_since, trace };
         let stats = &mut record.lookup;
-        let mut permit = self.authorize_or_reintrospect(&request, cached, needs_verdict, stats).await;
+        let mut permit =
+            self.authorize_or_reintrospect(&request, cached, (needs_verdict, client), stats).await;
         record.token = Some(Rc::clone(cached));
         if permit.is_ok() && !cached.is_introspected_since(introspected_since) {
             // The ability was added, and an introspection that began before this request has reported it.
-            let client = self.failing_client(record.client);
-            *cached = self.lookup.verdict(&request, client, stats).await?;
+            let failing = self.failing_client(record.client);
+            *cached = self.lookup.verdict(&request, failing, stats).await?;
             record.token = Some(Rc::clone(cached));
-            permit = needs_verdict.authorize(cached.verdict.rights());
+            permit = needs_verdict.authorize(cached.verdict.rights(), client);
         }
         permit
     }
 
-    /// The permit of a token with the required abilities. A cached verdict that lacks one, or has the wrong networks, may be
-    /// out of date, so the token is introspected once more: the guide's remedy for a 403 is to update the token.
+    /// The permit of a token with the required abilities. A cached verdict that lacks one, or has the wrong networks, may
+    /// be out of date, so the token is introspected once more: the guide's remedy for a 403 is to update the token.
     pub(super) async fn authorize_or_reintrospect(
         &self,
         request: &LookupRequest<'_>,
         cached: &mut Rc<CachedToken>,
-        needs_verdict: NeedsVerdict<'_>,
+        (needs_verdict, client): (NeedsVerdict<'_>, &ClientAddress),
         stats: &mut LookupStats,
     ) -> Result<Permit, Refusal> {
-        let denied = match needs_verdict.authorize(cached.verdict.rights()) {
+        let denied = match needs_verdict.authorize(cached.verdict.rights(), client) {
             Ok(permit) => return Ok(permit),
             // No verdict changes the networks of the route.
             Err(denied @ Refusal::WrongNetwork(NetworkRule::Route)) => return Err(denied),
@@ -126,7 +128,7 @@ impl Gateway {
             None => Err(denied),
             Some(Ok(newer)) => {
                 *cached = newer;
-                needs_verdict.authorize(cached.verdict.rights())
+                needs_verdict.authorize(cached.verdict.rights(), client)
             }
             Some(Err(Refusal::NoVerdict | Refusal::Overloaded))
                 if self.lookup.may_serve_stale(cached, Instant::now()) =>
@@ -137,8 +139,8 @@ impl Gateway {
         }
     }
 
-    /// Oldest acceptable introspection time for the requirements of a request; `None` if `cache.max_age` does not limit it.
-    /// Verdicts of at most the age `least` are always acceptable.
+    /// Oldest acceptable introspection time for the requirements of a request; `None` if `cache.max_age` does not limit
+    /// it. Verdicts of at most the age `least` are always acceptable.
     pub(super) fn oldest_introspection(
         &self,
         needs_verdict: &NeedsVerdict<'_>,
@@ -153,13 +155,15 @@ impl Gateway {
         now.checked_sub(max_age.max(least))
     }
 
-    /// Whether the cached verdict of a token refuses the request, such as for a missing ability. `cache.max_age` bounds the age of verdicts that
-    /// allow a request. A token that is refused must not cost an introspection for each of its requests: an ability that
-    /// was added is found by the re-introspection before a 403, once per `negative_ttl`.
+    /// Whether the cached verdict of a token refuses the request, such as for a missing ability. `cache.max_age` bounds
+    /// the age of verdicts that allow a request. A token that is refused must not cost an introspection for each of its
+    /// requests: an ability that was added is found by the re-introspection before a 403, once per `negative_ttl`.
     #[cold]
-    fn is_known_to_lack(&self, token: Token<'_>, needs_verdict: NeedsVerdict<'_>, now: Instant) -> bool {
+    fn is_known_to_lack(&self, authentication: &Authentication<'_>, now: Instant) -> bool {
+        let Authentication { token, needs_verdict, client, .. } = *authentication;
         let known = self.lookup.peek(&TokenHash::of(token.as_bytes()), now);
-        let lacks = |cached: Rc<CachedToken>| needs_verdict.authorize(cached.verdict.rights()).is_err();
+        let lacks =
+            |cached: Rc<CachedToken>| needs_verdict.authorize(cached.verdict.rights(), client).is_err();
         known.is_some_and(|known| known.is_ok_and(lacks))
     }
 }

@@ -7,7 +7,7 @@
 use http::Method;
 
 use super::ability::{Abilities, Requirement, RequirementKind};
-use super::map::{AbilityMap, RouteMatch};
+use super::map::{AbilityMap, RouteMatch, RouteOptions};
 use super::network::{ClientAddress, NetworkRule, Networks};
 use super::path::CanonicalPath;
 use super::query::{QueryCheck, QueryNeeds};
@@ -33,7 +33,8 @@ pub struct Routed<'map> {
     found: RouteMatch<'map>,
     /// `None` if the route has no rules for its query.
     query: Option<QueryCheck<'map>>,
-    origin: Origin,
+    /// Whether the networks of the route do not include the client.
+    is_outside_route: bool,
 }
 
 /// The inputs of a request that options of its route read.
@@ -45,14 +46,6 @@ pub struct RouteInputs<'a> {
     pub query: Option<&'a str>,
     /// Whether the request is a GET or HEAD with a body.
     pub has_unexpected_body: bool,
-}
-
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-struct Origin {
-    client: ClientAddress,
-    /// Whether the networks of the route do not include the client.
-    is_outside_route: bool,
 }
 
 /// What introspection has reported about an active token.
@@ -81,7 +74,7 @@ pub struct NeedsToken<'map> {
     /// An error if no token satisfies the map.
     requirement: Result<&'map Requirement, Refusal>,
     query: Option<QueryCheck<'map>>,
-    origin: Origin,
+    is_outside_route: bool,
 }
 
 /// A request with a well-formed token, of which introspection has to report the abilities.
@@ -89,7 +82,7 @@ pub struct NeedsToken<'map> {
 pub struct NeedsVerdict<'map> {
     requirement: &'map Requirement,
     query: Option<QueryCheck<'map>>,
-    origin: Origin,
+    is_outside_route: bool,
 }
 
 /// Looks up the route of a request. Allocates nothing.
@@ -112,16 +105,27 @@ impl<'a> RouteInputs<'a> {
 impl<'map> Routed<'map> {
     /// The state of a request for which `map` found this.
     pub fn of(map: &'map AbilityMap, found: RouteMatch<'map>, inputs: RouteInputs<'map>) -> Self {
-        let query = map
-            .query_rules(&found)
-            .map(|rules| QueryCheck::new(rules, inputs.query, inputs.has_unexpected_body));
-        let is_outside_route = map.networks(&found).is_some_and(|from| !from.networks.include(inputs.client));
-        Self { map, found, query, origin: Origin { client: inputs.client, is_outside_route } }
+        Self::with_options(map, (found, map.options(&found)), inputs)
     }
 
-    /// The state of this request if it came from an address that every network includes.
+    /// The same, if the `options` of what was found are known.
+    pub fn with_options(
+        map: &'map AbilityMap,
+        (found, options): (RouteMatch<'map>, &'map RouteOptions),
+        inputs: RouteInputs<'map>,
+    ) -> Self {
+        let (mut query, mut is_outside_route) = (None, false);
+        if matches!(found, RouteMatch::Rule { .. }) {
+            let RouteInputs { client, query: sent, has_unexpected_body } = inputs;
+            query = options.query.as_deref().map(|rules| QueryCheck::new(rules, sent, has_unexpected_body));
+            is_outside_route = options.from.as_deref().is_some_and(|from| !from.networks.include(client));
+        }
+        Self { map, found, query, is_outside_route }
+    }
+
+    /// The state of this request if the networks of its route included the client.
     pub const fn without_networks(self) -> Self {
-        Self { origin: Origin { client: ClientAddress::Any, is_outside_route: false }, ..self }
+        Self { is_outside_route: false, ..self }
     }
 
     /// The map's result for the method and the path.
@@ -140,9 +144,9 @@ impl<'map> Routed<'map> {
             },
         };
         let is_public = |it: &Requirement| matches!(it.kind(), RequirementKind::Public);
-        let origin = self.origin;
+        let Self { query, is_outside_route, .. } = *self;
         match (requirement, needs) {
-            (Ok(requirement), _) if is_public(requirement) && origin.is_outside_route => {
+            (Ok(requirement), _) if is_public(requirement) && is_outside_route => {
                 NextStep::Refused(Refusal::WrongNetwork(NetworkRule::Route))
             }
             (Ok(requirement), QueryNeeds::Nothing) if is_public(requirement) => NextStep::Public(Permit(())),
@@ -150,9 +154,9 @@ impl<'map> Routed<'map> {
                 NextStep::Refused(refusal)
             }
             (Ok(_), QueryNeeds::Denied(refusal)) => {
-                NextStep::NeedsToken(NeedsToken { requirement: Err(refusal), query: None, origin })
+                NextStep::NeedsToken(NeedsToken { requirement: Err(refusal), query: None, is_outside_route })
             }
-            (requirement, _) => NextStep::NeedsToken(NeedsToken { requirement, query: self.query, origin }),
+            (requirement, _) => NextStep::NeedsToken(NeedsToken { requirement, query, is_outside_route }),
         }
     }
 
@@ -171,11 +175,13 @@ impl<'map> Routed<'map> {
     /// [`Refusal::Unmapped`], [`Refusal::MethodNotMapped`] or [`Refusal::Denied`]; [`Refusal::WrongNetwork`] because of
     /// the route's networks; [`Refusal::BadRequest`] or [`Refusal::QueryDenied`] because of the query.
     pub(super) fn permit_preflight(&self) -> Result<Permit, Refusal> {
+        // An ambiguous query first: shadow mode forwards the other refusals.
+        let needs = self.query.map(|query| query.needs()).transpose()?;
         self.map.requirement(&self.found)?;
-        if self.origin.is_outside_route {
+        if self.is_outside_route {
             return Err(Refusal::WrongNetwork(NetworkRule::Route));
         }
-        match self.query.map(|query| query.needs()).transpose()? {
+        match needs {
             Some(QueryNeeds::Denied(refusal)) => Err(refusal),
             Some(QueryNeeds::Nothing | QueryNeeds::Token) | None => Ok(Permit(())),
         }
@@ -197,7 +203,14 @@ impl<'map> NeedsToken<'map> {
     /// [`Refusal::Denied`] or [`Refusal::QueryDenied`] if no token satisfies the map, which saves the introspection.
     pub fn with_token<T>(self, token: Result<T, Refusal>) -> Result<(T, NeedsVerdict<'map>), Refusal> {
         let token = token?;
-        Ok((token, NeedsVerdict { requirement: self.requirement?, query: self.query, origin: self.origin }))
+        Ok((
+            token,
+            NeedsVerdict {
+                requirement: self.requirement?,
+                query: self.query,
+                is_outside_route: self.is_outside_route,
+            },
+        ))
     }
 }
 
@@ -216,34 +229,34 @@ impl<'map> NeedsVerdict<'map> {
         least
     }
 
-    /// The permit for an active token with these rights.
+    /// The permit for an active token with these rights, used by `client`.
     ///
     /// # Errors
     /// [`Refusal::MissingAbility`]; [`Refusal::WrongNetwork`] for the networks of the route, then for those of the token;
     /// [`Refusal::QueryDenied`] for the first parameter of the query whose requirement the token does not satisfy.
-    pub fn authorize(&self, rights: TokenRights<'_>) -> Result<Permit, Refusal> {
-        let TokenRights { abilities, allowed_from } = rights;
-        self.requirement.check(abilities)?;
-        if self.origin.is_outside_route || allowed_from.is_some() {
-            self.origin.check(allowed_from)?;
+    pub fn authorize(&self, rights: TokenRights<'_>, client: &ClientAddress) -> Result<Permit, Refusal> {
+        self.requirement.check(rights.abilities)?;
+        if self.is_outside_route {
+            return Err(Refusal::WrongNetwork(NetworkRule::Route));
         }
+        rights.check_networks(client)?;
         match &self.query {
             None => {}
-            Some(query) => query.authorize(abilities)?,
+            Some(query) => query.authorize(rights.abilities)?,
         }
         Ok(Permit(()))
     }
 }
 
-impl Origin {
-    fn check(self, allowed_from: Option<&Networks>) -> Result<(), Refusal> {
-        if self.is_outside_route {
-            return Err(Refusal::WrongNetwork(NetworkRule::Route));
-        }
-        match allowed_from {
-            Some(networks) if !networks.include(self.client) => {
-                Err(Refusal::WrongNetwork(NetworkRule::Token))
-            }
+impl TokenRights<'_> {
+    /// Checks that the token may be used by `client`.
+    ///
+    /// # Errors
+    /// [`Refusal::WrongNetwork`] for the networks of the token.
+    #[inline]
+    pub fn check_networks(&self, client: &ClientAddress) -> Result<(), Refusal> {
+        match self.allowed_from {
+            Some(networks) if !networks.include(*client) => Err(Refusal::WrongNetwork(NetworkRule::Token)),
             _ => Ok(()),
         }
     }
@@ -277,7 +290,7 @@ impl KnownCaller {
 }
 
 impl ActiveToken {
-    /// What decisions need.
+    /// The rights of the token.
     pub const fn rights(&self) -> TokenRights<'_> {
         TokenRights { abilities: &self.abilities, allowed_from: self.allowed_from.as_ref() }
     }
@@ -332,11 +345,16 @@ pub fn decide(
         KnownCaller::Active(token) => Known::Active(token.rights()),
         KnownCaller::Refused(refusal) => Known::Refused(refusal),
     };
-    decide_by(Routed::of(map, *found, inputs), known).unwrap_or(Err(Refusal::NoVerdict))
+    decide_by(Routed::of(map, *found, inputs), known, &inputs.client).unwrap_or(Err(Refusal::NoVerdict))
 }
 
-/// The decision by what is `known` about the caller; `None` if it depends on the token's verdict.
-pub fn decide_by(routed: Routed<'_>, known: Known<'_>) -> Option<Result<Reason, Refusal>> {
+/// The decision on a request of `client` by what is `known` about the caller; `None` if it depends on the token's
+/// verdict.
+pub fn decide_by(
+    routed: Routed<'_>,
+    known: Known<'_>,
+    client: &ClientAddress,
+) -> Option<Result<Reason, Refusal>> {
     let needs_token = match routed.next() {
         NextStep::Public(_) => return Some(Ok(Reason::Public)),
         NextStep::Refused(refusal) => return Some(Err(refusal)),
@@ -352,7 +370,7 @@ pub fn decide_by(routed: Routed<'_>, known: Known<'_>) -> Option<Result<Reason, 
     };
     match known {
         Known::Refused(refusal) => Some(Err(refusal.clone())),
-        Known::Active(rights) => Some(needs_verdict.authorize(rights).map(|_permit| Reason::Allowed)),
+        Known::Active(rights) => Some(needs_verdict.authorize(rights, client).map(|_permit| Reason::Allowed)),
         Known::Token => None,
     }
 }

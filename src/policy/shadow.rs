@@ -1,5 +1,6 @@
 //! Shadow mode: refusals of a map that are recorded but not enforced.
 
+use super::network::NetworkRule;
 use super::refusal::{Reason, Refusal};
 
 /// Whether refusals are enforced.
@@ -78,14 +79,16 @@ impl ShadowSettings {
             | Refusal::MethodNotMapped
             | Refusal::Denied
             | Refusal::MissingAbility(_)
-            | Refusal::WrongNetwork(_)
+            | Refusal::WrongNetwork(NetworkRule::Route)
             | Refusal::QueryDenied { .. } => Mode::Shadow,
             Refusal::MissingToken
             | Refusal::MalformedToken
             | Refusal::InactiveToken
             | Refusal::ExpiredToken
             | Refusal::NotYetValid
-            | Refusal::UnexpectedClaim(_) => self.authentication,
+            | Refusal::UnexpectedClaim(_)
+            // A property of the token, as its expiry is.
+            | Refusal::WrongNetwork(NetworkRule::Token) => self.authentication,
             Refusal::BadRequest(_)
             | Refusal::NoVerdict
             | Refusal::Overloaded
@@ -121,7 +124,6 @@ mod tests {
     use super::super::ability::{Abilities, Requirement};
     use super::super::expected_claims::Claim;
     use super::super::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
-    use super::super::network::NetworkRule;
     use super::super::path::CanonicalPath;
     use super::super::refusal::{Exceeded, Limit};
     use super::*;
@@ -136,7 +138,6 @@ mod tests {
             Refusal::Denied,
             requirement.check(&Abilities::default()).unwrap_err(),
             Refusal::WrongNetwork(NetworkRule::Route),
-            Refusal::WrongNetwork(NetworkRule::Token),
             Refusal::QueryDenied { rule: 0, missing: requirement.fields().clone() },
         ];
         let of_the_token = [
@@ -146,6 +147,7 @@ mod tests {
             Refusal::ExpiredToken,
             Refusal::NotYetValid,
             Refusal::UnexpectedClaim(Claim::Audience),
+            Refusal::WrongNetwork(NetworkRule::Token),
         ];
         let others = [
             Refusal::BadRequest("two Host fields"),

@@ -346,7 +346,8 @@ impl RequestRecord {
         self.upload.as_ref()?.fault()
     }
 
-    /// Records the requirement of a query parameter, or the networks, that refuse the request, or would without shadow mode.
+    /// Records the requirement of a query parameter, or the networks, that refuse the request, or would without shadow
+    /// mode.
     pub const fn note_denied_rule(&mut self, refusal: &Refusal) {
         match refusal {
             Refusal::QueryDenied { rule, .. } => self.denied_parameter = Some(*rule),

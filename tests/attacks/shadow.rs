@@ -18,8 +18,8 @@ const REFUSED: [&str; 4] = [
 ];
 
 fn cases() -> impl Iterator<Item = Case> {
-    // Limits are tested with settings of their own.
-    let [tables @ .., _limits] = super::tables();
+    // Limits and networks are tested with settings of their own.
+    let [tables @ .., _limits, _networks] = super::tables();
     let tables: [Vec<Case>; 6] = tables;
     tables.into_iter().flatten()
 }

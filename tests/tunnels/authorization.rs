@@ -88,7 +88,11 @@ fn tunnel_closes_when_its_token_becomes_inactive() {
                 closes_within_5_s(&mut client, &mut backend, what);
                 let line = env.tunnel_line();
                 assert_eq!(line["reason"], reason, "{what}");
-                assert_eq!(line["detail"], "the request of the tunnel would be refused now");
+                let detail = match reason {
+                    "wrong_network" => "127.0.0.1 is outside the token's networks 10.0.0.0/8",
+                    _ => "the request of the tunnel would be refused now",
+                };
+                assert_eq!(line["detail"], detail);
                 let closed = |line: &serde_json::Value| {
                     line["message"] == "tunnel closed: its request would be refused now"
                         && line["reason"] == reason
@@ -222,6 +226,19 @@ fn rules_for_the_query_decide_tunnels_when_they_open_and_after_a_reload() {
     assert!(env.gateway.reload());
     closes_within_5_s(&mut client, &mut backend, "another requirement of the query");
     assert_tunnel_works(&mut plain, &mut plains);
+}
+
+#[test]
+fn shadow_mode_keeps_a_tunnel_outside_the_networks_of_its_route_while_its_token_is_active() {
+    let mut env = start("mode: shadow\ncache: {ttl: 1s}\n");
+    let restricted = "{GET: public, from: [10.0.0.0/8], query: {more: items:read}}";
+    env.gateway.edit("/open:         {GET: public}", &format!("/open:         {restricted}"));
+    assert!(env.gateway.reload());
+    let (mut client, mut backend) = env.tunnel("/open?more", Some("1|reader"));
+    thread::sleep(Duration::from_millis(1500));
+    assert_tunnel_works(&mut client, &mut backend);
+    env.introspector.deactivate("1|reader");
+    closes_within_5_s(&mut client, &mut backend, "an inactive token on a public route");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn without_a_verdict_only_mapped_requests_are_undecided() {
         (Method::GET, "/y", Some(Err(Refusal::Unmapped))),
     ] {
         let routed = route(&map, &method, &CanonicalPath::new(path).unwrap(), RouteInputs::default());
-        assert_eq!(decide_by(routed, Known::Token), expected, "{method} {path}");
+        assert_eq!(decide_by(routed, Known::Token, &ClientAddress::Unknown), expected, "{method} {path}");
     }
 }
 
