@@ -35,6 +35,7 @@ use crate::policy::http2;
 use crate::policy::map::{RouteMatch, RouteOptions};
 use crate::policy::mask::mask;
 use crate::policy::method;
+use crate::policy::query::QueryCheck;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::singleton;
 use crate::policy::target::{Target, add_missing_host};
@@ -245,8 +246,11 @@ impl Gateway {
         let authentication = Authentication { token, needs_verdict, introspected_since, client };
         let mut cached = self.authenticate(&authentication, record).await?;
         let permit = self.authorize(&authentication, &mut cached, record).await?;
-        let tunnel =
-            self.limit(request, &cached, Some(authentication.needs_verdict.requirement()), record)?;
+        let (requirement, query) = (needs_verdict.requirement(), needs_verdict.query());
+        if let Some(query) = &query {
+            record.note_query(query);
+        }
+        let tunnel = self.limit(request, &cached, (Some(requirement), query), record)?;
         let caller = Caller::Token(cached, token.authorization());
         Ok(AllowedRequest { permit, caller, options, tunnel })
     }
@@ -278,7 +282,7 @@ impl Gateway {
         &self,
         request: &ReadRequest<'_>,
         cached: &CachedToken,
-        requirement: Option<&Requirement>,
+        (requirement, query): (Option<&Requirement>, Option<QueryCheck<'_>>),
         record: &mut RequestRecord,
     ) -> Result<Option<Box<TunnelGuard>>, Refusal> {
         let started = record.started();
@@ -288,7 +292,7 @@ impl Gateway {
         if let Some(tokens) = &self.limiter.tokens {
             let Verdict { id, abilities, .. } = &cached.verdict;
             let limit = cached.limit.get_or_init(|| tokens.limit(cached.verdict.identity(), started));
-            let request = TokenRequest { now: started, id, abilities, requirement };
+            let request = TokenRequest { now: started, id, abilities, requirement, query };
             record.in_flight = limit.take(tokens, &request).map_err(Refusal::TooManyAttempts)?;
         }
         Ok(tunnel)

@@ -8,7 +8,8 @@ use serde_json::Value;
 use stockaj_gateway::internals::policy::ability::Requirement;
 use stockaj_gateway::internals::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
 
-use crate::support::{TestEnv, Verdict};
+use crate::policy::outcome;
+use crate::support::{OPERATED, TestEnv, Verdict};
 
 const READER: &str = "1|reader";
 const RENTER: &str = "2|renter";
@@ -316,4 +317,117 @@ fn php_reads_no_parameter_that_the_rules_did_not_check() {
     }
     println!("{} queries, {accepted} accepted, of {strict} more was checked than PHP reads", queries.len());
     assert!(accepted > 10_000 && queries.len() - accepted > 10_000, "{accepted}");
+}
+
+#[test]
+fn limit_by_ability_counts_the_abilities_of_parameters() {
+    let limits = "rate_limit:\n  requests_per_second: 1000\n  burst: 1000\n  fields: ietf\n  \
+                  by_ability: {renters:read: {requests_per_second: 1, burst: 2}}\n";
+    let env = start(limits);
+    for (target, status) in [
+        ("/api/v2/items", 200),
+        ("/api/v2/items?include=renters", 200),
+        ("/api/v2/items?include=variants", 200),
+        ("/api/v2/items?include=variants,renters&include=renters", 200),
+        ("/api/v2/items?include=renters", 429),
+        ("/api/v2/items?include=variants", 200),
+        ("/api/v2/items", 200),
+    ] {
+        let response = env.gateway.get(target, Some(RENTER));
+        assert_eq!(response.status, status, "{target}");
+        let policy = response.field("ratelimit-policy").unwrap_or_default();
+        assert_eq!(
+            policy.contains("by_ability:renters:read"),
+            target.contains("renters"),
+            "{target}: {policy}"
+        );
+    }
+    assert_eq!(access_line(&env, "limited")["limit"], "by_ability");
+}
+
+#[test]
+fn ledger_counts_the_abilities_of_parameters() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = directory.path().join("usage.redb");
+    let env = start(&format!(
+        "{OPERATED}usage: {{path: {}, flush_interval: 100ms, findings: {{least_age: 0s, naming: false}}}}\n",
+        ledger.display()
+    ));
+    for (target, token, status) in [
+        ("/api/v2/items", RENTER, 200),
+        ("/api/v2/items?include=renters,renters&include=variants", RENTER, 200),
+        ("/api/v2/items?include=renters", READER, 403),
+        ("/api/v2/items?debug=1", READER, 403),
+    ] {
+        assert_eq!(env.gateway.get(target, Some(token)).status, status, "{target}");
+    }
+    let report: Value = env.operator("GET", "/usage", "").json();
+    let rows = |index: usize| -> Vec<String> {
+        let token: &Value = &report["tokens"][index];
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or("-").to_owned();
+        let rows = token["usage"].as_array().unwrap().iter();
+        let rows = rows.map(|row| {
+            let words = ["ability", "verdict", "requirement", "parameter"].map(|key| text(row, key));
+            format!("{} {}", words.join(" "), row["count"])
+        });
+        let days = token["days"].as_object().unwrap().values();
+        let sum = |key: &str| days.clone().map(|day| day[key].as_u64().unwrap_or_default()).sum::<u64>();
+        rows.chain([format!("{} allowed, {} denied", sum("allowed"), sum("denied"))]).collect()
+    };
+    assert_eq!(
+        rows(0),
+        [
+            "- denied deny debug 1",
+            "renters:read denied renters:read include=renters 1",
+            "0 allowed, 2 denied",
+        ]
+    );
+    assert_eq!(
+        rows(1),
+        [
+            "items:read allowed items:read - 2",
+            "renters:read allowed renters:read include=renters 1",
+            "2 allowed, 0 denied",
+        ]
+    );
+    let findings = report["findings"].as_array().unwrap().iter();
+    let mut unused = findings.filter(|it| it["kind"] == "unused_abilities" && it["token"] == "2");
+    assert!(unused.next().is_none(), "{report}");
+}
+
+#[test]
+fn coverage_counts_the_rules_of_parameters() {
+    let directory = tempfile::tempdir().unwrap();
+    let map = "routes:\n  /items:\n    GET: items:read\n    query:\n      \
+               include: {values: {variants: items:read, renters: renters:read}}\n      debug: deny\n";
+    fs::write(directory.path().join("map.yaml"), map).unwrap();
+    let test = |requests: &str, arguments: &[&str]| {
+        let cases =
+            format!("map: map.yaml\ncallers: {{all: [items:read, renters:read]}}\ntable:\n{requests}");
+        fs::write(directory.path().join("test.yaml"), cases).unwrap();
+        outcome(directory.path(), &[&["test", "test.yaml"], arguments].concat())
+    };
+    let some =
+        "  GET /items?include=variants: {all: allow}\n  GET /items?include=renters&include[=1: {all: 400}\n";
+    let (code, text, summary) = test(some, &["--require-coverage"]);
+    assert_eq!(code, 1, "{text}");
+    for what in [
+        "include=renters, which requires renters:read",
+        "include=(others), which requires deny",
+        "debug, which requires deny",
+    ] {
+        assert!(text.contains(&format!("no case reaches /items query {what}")), "{text}");
+    }
+    assert!(!text.contains("include=variants,"), "{text}");
+    assert!(summary.contains("2 of 5 rules reached"), "{summary}");
+    let (_, json, _) = test(some, &["--coverage", "--format", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let unreached = json["unreached"].as_array().unwrap();
+    assert_eq!((&unreached[0]["method"], &unreached[0]["path"]), (&"*".into(), &"/items".into()));
+    let parameters: Vec<&str> = unreached.iter().filter_map(|it| it["parameter"].as_str()).collect();
+    assert_eq!(parameters, ["include=(others)", "include=renters", "debug"]);
+    let all = "  GET /items?include=variants: {all: allow}\n  GET /items?include=renters: {all: allow}\n  \
+               GET /items?include=x: {all: 403}\n  GET /items?debug=1: {all: 403}\n";
+    let (code, text, summary) = test(all, &["--require-coverage"]);
+    assert_eq!(code, 0, "{text}{summary}");
 }

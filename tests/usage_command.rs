@@ -119,10 +119,10 @@ fn usage_prints_csv() {
     reports.write("a.json", &report("a", "=HYPERLINK(\"http://evil\", \"x\")\r\n", 40));
     assert_eq!(
         reports.prints(&["--format", "csv", "--add", "a.json"]),
-        "token,name,ability,route,method,verdict,count,first_day,last_day\r\n\
-         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:read,/api/v2/items/{id},GET,allowed,40,2026-11-01,2026-11-02\r\n\
-         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:read,/api/v2/items/{id},HEAD,allowed,1,2026-11-01,2026-11-02\r\n\
-         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:update,/api/v2/items/{id},PUT,denied,2,2026-11-02,2026-11-02\r\n"
+        "token,name,ability,route,method,verdict,count,first_day,last_day,parameter\r\n\
+         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:read,/api/v2/items/{id},GET,allowed,40,2026-11-01,2026-11-02,\r\n\
+         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:read,/api/v2/items/{id},HEAD,allowed,1,2026-11-01,2026-11-02,\r\n\
+         17,\"'=HYPERLINK(\"\"http://evil\"\", \"\"x\"\")\u{fffd}\u{fffd}\",items:update,/api/v2/items/{id},PUT,denied,2,2026-11-02,2026-11-02,\r\n"
     );
 }
 

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{CheckResult, PolicyTests};
+use crate::policy::decision::split_query;
 use crate::policy::map::{Route, RouteMatch};
 use crate::policy::source_location::SourceLocation;
+
+/// The method of rules for queries, which belong to all methods of their route.
+const ANY_METHOD: &str = "*";
 
 /// The rules of each tested map, and whether a check reaches them.
 #[derive(Debug, Default)]
@@ -19,8 +23,11 @@ pub struct Coverage {
 pub struct RuleCoverage {
     /// The route's template.
     pub template: String,
-    /// The method.
+    /// The method, or `*` for the requirement of a query parameter.
     pub method: &'static str,
+    /// The number of the requirement among those of the route's query, and the parameter with its value; `None` for the
+    /// requirement of a method.
+    pub parameter: Option<(usize, String)>,
     /// The requirement of the rule.
     pub requirement: String,
     /// Its place.
@@ -41,20 +48,31 @@ impl Coverage {
                 &mut self.maps[last].1
             }
         };
-        let reached: HashSet<(&str, &str)> = outcomes
-            .iter()
-            .filter_map(|outcome| match &outcome.found {
-                Some(RouteMatch::Rule { route, rule }) => {
-                    let route = tests.map.route(*route)?;
-                    // HEAD may reach the rule of GET.
-                    let (method, _) = route.rules().find(|(_, it)| std::ptr::eq(*it, *rule))?;
-                    Some((route.template(), method.as_str()))
+        let mut reached: HashSet<(&str, &str, Option<usize>)> = HashSet::new();
+        for outcome in outcomes {
+            let Some(found @ RouteMatch::Rule { route, rule }) = &outcome.found else { continue };
+            let Some(route) = tests.map.route(*route) else { continue };
+            // HEAD may reach the rule of GET.
+            if let Some((method, _)) = route.rules().find(|(_, it)| std::ptr::eq(*it, *rule)) {
+                reached.insert((route.template(), method.as_str(), None));
+            }
+            let (_, query) = split_query(&outcome.check.target);
+            if let (Some(rules), Some(query)) = (tests.map.query_rules(found), query) {
+                // What an ambiguous query has before its error does not count.
+                let mut numbers = Vec::new();
+                let read = rules.visit(query, |number, _| {
+                    numbers.push(number);
+                    Ok(())
+                });
+                if read.is_ok() {
+                    let of_query = numbers.into_iter().map(|it| (route.template(), ANY_METHOD, Some(it)));
+                    reached.extend(of_query);
                 }
-                _ => None,
-            })
-            .collect();
+            }
+        }
         for rule in rules {
-            rule.reached |= reached.contains(&(&*rule.template, rule.method));
+            let number = rule.parameter.as_ref().map(|(number, _)| *number);
+            rule.reached |= reached.contains(&(&*rule.template, rule.method, number));
         }
     }
 
@@ -76,12 +94,23 @@ impl Coverage {
     }
 }
 
+/// The rules of the methods of a route, then those of the parameters of its query.
 fn rules(route: &Route) -> impl Iterator<Item = RuleCoverage> {
-    route.rules().map(|(method, rule)| RuleCoverage {
+    let methods = route.rules().map(|(method, rule)| RuleCoverage {
         template: route.template().to_owned(),
         method: method.as_str(),
+        parameter: None,
         requirement: rule.requirement.to_string(),
         place: rule.place.clone(),
         reached: false,
-    })
+    });
+    let parameters = route.options().query.iter().flat_map(|rules| rules.requirements().enumerate());
+    methods.chain(parameters.map(|(number, it)| RuleCoverage {
+        template: route.template().to_owned(),
+        method: ANY_METHOD,
+        parameter: Some((number, it.subject.to_string())),
+        requirement: it.requirement.to_string(),
+        place: it.place.clone(),
+        reached: false,
+    }))
 }

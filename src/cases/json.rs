@@ -59,12 +59,16 @@ pub fn result_value(tests: &PolicyTests, outcome: &CheckResult<'_>) -> Value {
 
 /// A rule that no check reaches.
 pub fn unreached_value(rule: &RuleCoverage) -> Value {
-    json!({
+    let mut value = json!({
         "path": rule.template,
         "method": rule.method,
         "requirement": rule.requirement,
         "place": place_value(rule.place.as_ref()),
-    })
+    });
+    if let Some((_, parameter)) = &rule.parameter {
+        value["parameter"] = json!(parameter);
+    }
+    value
 }
 
 fn word(expected: Expected) -> Value {

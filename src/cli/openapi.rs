@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::routes::requirement_json;
+use super::routes::{query_json, requirement_json};
 use super::table::{self, Align};
 use super::{ConfigArgument, Exit, Format, output, report, show};
 use crate::cases::json::place_value;
@@ -180,12 +180,16 @@ fn finding_value(finding: &Finding) -> Value {
 fn draft_value(draft: &Draft) -> Value {
     let rules = draft.routes.iter().flat_map(|route| {
         route.rules().map(|(method, rule)| {
-            json!({
+            let mut value = json!({
                 "path": route.template,
                 "method": method.as_str(),
                 "requirement": requirement_json(&rule.requirement),
                 "comment": rule.comment,
-            })
+            });
+            if let Some(query) = route.query_rules() {
+                value["query"] = query_json(&query);
+            }
+            value
         })
     });
     Value::Array(rules.collect())

@@ -15,6 +15,7 @@ use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::deprecation::{Deprecation, Moment};
 use crate::policy::map::{AbilityMap, RouteMatch, RouteOptions, Unmapped};
+use crate::policy::query::{QueryRules, WrittenCheck};
 use crate::policy::shadow::Mode;
 
 /// Print the effective ability map in matching order; reads no secrets and no environment
@@ -121,7 +122,8 @@ pub(crate) const fn colour(requirement: &Requirement) -> Style {
     }
 }
 
-/// Writes `[{"path", "method", "requirement"}]`, one rule per line. Rules of a deprecated route also have `deprecated`.
+/// Writes `[{"path", "method", "requirement"}]`, one rule per line. Rules of a route with `query` or
+/// `deprecated` also have these.
 fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     let rules = map.routes().flat_map(|route| {
         route.rules().map(|(method, rule)| {
@@ -140,8 +142,32 @@ fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
 
 /// The members of a rule in JSON that only routes with options have.
 fn options_json(options: &RouteOptions) -> String {
-    let deprecated = options.deprecated.as_deref().map(deprecation_json);
-    deprecated.map(|it| format!(r#", "deprecated": {it}"#)).unwrap_or_default()
+    let query = options.query.as_deref().map(|it| ("query", query_json(it)));
+    let deprecated = options.deprecated.as_deref().map(|it| ("deprecated", deprecation_json(it)));
+    let members = [query, deprecated].into_iter().flatten();
+    members.map(|(name, value)| format!(r#", "{name}": {value}"#)).collect()
+}
+
+/// `query` as it is written in YAML, as JSON.
+pub(crate) fn query_json(rules: &QueryRules) -> Value {
+    let word = |denies: bool| if denies { "deny" } else { "allow" };
+    let parameters = rules.parameters().map(|(name, check)| {
+        let check = match check {
+            WrittenCheck::Requirement(requirement) => requirement_json(requirement),
+            WrittenCheck::Values { split, values, deny_others } => {
+                let values: serde_json::Map<String, Value> =
+                    values.iter().map(|(value, it)| ((*value).to_owned(), requirement_json(it))).collect();
+                let mut check = json!({"values": values, "others": word(deny_others)});
+                if let Some(split) = split {
+                    check["split"] = json!(split);
+                }
+                check
+            }
+        };
+        (name.to_owned(), check)
+    });
+    let others = ("others".to_owned(), json!(word(rules.denies_others())));
+    parameters.chain([others]).collect()
 }
 
 /// `deprecated` as it is written in YAML, as JSON.
@@ -183,6 +209,7 @@ mod tests {
 
     use super::*;
     use crate::policy::map::MapBuilder;
+    use crate::policy::query::{RawCheck, RawParameter, RawValue};
 
     fn map() -> AbilityMap {
         let mut builder = MapBuilder::new(Unmapped::Deny);
@@ -270,6 +297,40 @@ GET      /up         public
             printed(|output| arguments.print(&AbilityMap::default(), Path::new("gateway.yaml"), output)),
             "[]\n"
         );
+    }
+
+    #[test]
+    fn json_has_rules_for_the_query_as_in_yaml() {
+        let word = |word| Requirement::from_word(word).unwrap();
+        let value = |value: &str, requirement| RawValue { value: value.into(), requirement, place: None };
+        let any = Requirement::any(["a", "b"]).unwrap();
+        let values = vec![value("variants", Requirement::public()), value("renters", any)];
+        let include = RawCheck::Values { split: Some(",".into()), values, deny_others: true };
+        let parameter = |name: &str, check| RawParameter { name: name.into(), check, place: None };
+        let parameters =
+            vec![parameter("include", include), parameter("debug", RawCheck::Requirement(word("deny")))];
+        let query = Some(QueryRules::new(parameters, None).unwrap().into());
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let rule = [(Method::GET, word("items:read"), None)];
+        builder.route_with("/a", RouteOptions { query, ..RouteOptions::default() }, rule).unwrap();
+        let map = builder.build();
+        let rules: Value = serde_json::from_str(&printed(|output| list(&map, output))).unwrap();
+        assert_eq!(
+            rules[0]["query"],
+            json!({
+                "include": {
+                    "split": ",",
+                    "values": {"variants": "public", "renters": {"any": ["a", "b"]}},
+                    "others": "deny",
+                },
+                "debug": "deny",
+                "others": "allow",
+            })
+        );
+        let page = matrix::page(&map, Path::new("a.yaml"));
+        for text in ["debug: deny", "include=renters", "<td class=\"number\">1</td>"] {
+            assert!(page.contains(text), "{text}: {page}");
+        }
     }
 
     #[test]

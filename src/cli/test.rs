@@ -170,9 +170,13 @@ fn line(file: &Path, passed: usize, failed: usize) -> String {
 /// The rules that no check has reached, each with its location.
 fn unreached_text(unreached: &[&RuleCoverage]) -> String {
     let mut text = String::new();
-    for RuleCoverage { method, template, requirement, place, .. } in unreached {
+    for RuleCoverage { method, template, parameter, requirement, place, .. } in unreached {
         let place = place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
-        text += &format!("{place}no case reaches {method} {template}, which requires {requirement}\n");
+        let what = match parameter {
+            None => format!("{method} {template}"),
+            Some((_, parameter)) => format!("{template} query {parameter}"),
+        };
+        text += &format!("{place}no case reaches {what}, which requires {requirement}\n");
     }
     text
 }

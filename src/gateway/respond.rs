@@ -21,6 +21,7 @@ use crate::policy::bearer::Token;
 use crate::policy::deprecation::Deprecation;
 use crate::policy::headers::X_REQUEST_ID;
 use crate::policy::map::RouteOptions;
+use crate::policy::query::QueryCheck;
 use crate::policy::refusal::{Reason, Refusal};
 use crate::response::body::ResponseBody;
 use crate::response::own;
@@ -62,7 +63,7 @@ impl Gateway {
         // The backend's own id takes precedence.
         response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| record.request_id.clone());
         self.add_hsts(record.downstream(), response.headers_mut());
-        self.add_rate_limit_fields(&record, response.headers_mut());
+        self.add_rate_limit_fields(&record, head.uri.query(), response.headers_mut());
         record.note_response(response.status(), reason, record.response_arrived());
         if let Some(upgrade) = upgrade.take()
             && response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -136,7 +137,7 @@ impl Gateway {
         }
         self.settings.denials.advise(refusal, fields);
         if matches!(refusal, Refusal::TooManyAttempts(_)) {
-            self.add_rate_limit_fields(&record, fields);
+            self.add_rate_limit_fields(&record, head.uri.query(), fields);
         }
         self.add_hsts(record.downstream(), fields);
         if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
@@ -149,7 +150,8 @@ impl Gateway {
     }
 
     /// Adds RateLimit and RateLimit-Policy to the response to a token with limits, if `rate_limit.fields` is `ietf`.
-    fn add_rate_limit_fields(&self, record: &RequestRecord, fields: &mut HeaderMap) {
+    /// `query` is the request's.
+    fn add_rate_limit_fields(&self, record: &RequestRecord, query: Option<&str>, fields: &mut HeaderMap) {
         let Some(tokens) = self.limiter.tokens.as_ref().filter(|tokens| tokens.settings().has_fields) else {
             return;
         };
@@ -158,11 +160,13 @@ impl Gateway {
         };
         let route = record.route_number.and_then(|number| self.settings.abilities.route(number));
         let Verdict { id, abilities, .. } = &cached.verdict;
+        let rules = route.and_then(|route| route.options().query.as_deref());
         let request = TokenRequest {
             now: Instant::now(),
             id,
             abilities,
             requirement: route.and_then(|route| route.rule(&record.method)).map(|rule| &rule.requirement),
+            query: rules.map(|rules| QueryCheck::new(rules, query, false)),
         };
         limit.fields(tokens, &request).append(fields);
     }

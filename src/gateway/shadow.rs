@@ -111,7 +111,7 @@ impl Gateway {
             Caller::Token(cached, _) => {
                 // Its abilities count as if the request were allowed, also if a parameter of its query is denied.
                 let requirement = map.requirement(found).ok();
-                self.limit(request, cached, requirement, record)?
+                self.limit(request, cached, (requirement, routed.query()), record)?
             }
             Caller::Public | Caller::Unauthenticated(_) => self.count_tunnel(request, None, record)?,
         };

@@ -227,7 +227,7 @@ mod tests {
     fn take_all(limits: &TokenLimits, id: &str, now: Instant) -> usize {
         let limit = limits.limit(TokenIdentity { id, name: None, workspace_id: None }, now);
         let abilities = Abilities::new(["a"]);
-        let request = TokenRequest { now, id, abilities: &abilities, requirement: None };
+        let request = TokenRequest { now, id, abilities: &abilities, requirement: None, query: None };
         (0..).take_while(|_| limit.take(limits, &request).is_ok()).count()
     }
 

@@ -14,6 +14,7 @@ use super::quota::{QuotaCounter, QuotaCounts, Window};
 use super::table::Table;
 use crate::config::settings::{Allowance, QuotaPeriod, Rate, RateLimit};
 use crate::policy::ability::{Abilities, Requirement};
+use crate::policy::query::QueryCheck;
 use crate::policy::refusal::{Exceeded, Limit};
 
 /// The limits of all tokens.
@@ -128,6 +129,17 @@ pub struct TokenRequest<'a> {
     pub abilities: &'a Abilities,
     /// The requirement of its rule; `None` if shadow mode forwards a request without one.
     pub requirement: Option<&'a Requirement>,
+    /// The rules for its query; `None` if its route has none.
+    pub query: Option<QueryCheck<'a>>,
+}
+
+impl TokenRequest<'_> {
+    /// Whether `ability` is one of those by which the token satisfies the requirements of the method and of the query.
+    fn needs(&self, ability: &str) -> bool {
+        let Self { abilities, requirement, query, .. } = self;
+        requirement.is_some_and(|it| it.is_satisfied_through(ability, abilities))
+            || query.is_some_and(|query| query.is_satisfied_through(ability, abilities))
+    }
 }
 
 #[derive(Debug)]
@@ -230,13 +242,11 @@ impl TokenLimit {
     ) -> impl Iterator<Item = (Limit, Option<&'a str>, &'a Bucket)> {
         let workspace = further.workspace.iter().map(|bucket| (Limit::ByWorkspace, None, bucket));
         let by_ability = tokens.settings.by_ability.iter().zip(&further.abilities);
-        let by_ability = by_ability.filter_map(|((ability, rate), bucket)| {
-            let requirement = request.requirement?;
-            requirement.is_satisfied_through(ability, request.abilities).then(|| {
-                let key = || Key::Ability { id: request.id.into(), ability: ability.clone() };
-                let ability = Some(&**ability);
-                (Limit::ByAbility, ability, bucket.get_or_init(|| tokens.bucket(key(), *rate, request.now)))
-            })
+        let by_ability = by_ability.filter(|((ability, _), _)| request.needs(ability));
+        let by_ability = by_ability.map(|((ability, rate), bucket)| {
+            let key = || Key::Ability { id: request.id.into(), ability: ability.clone() };
+            let bucket = bucket.get_or_init(|| tokens.bucket(key(), *rate, request.now));
+            (Limit::ByAbility, Some(&**ability), bucket)
         });
         let by_name = further.by_name.iter().map(|bucket| (Limit::ByName, None, bucket));
         let own = [(Limit::RequestsPerSecond, None, &self.own)];

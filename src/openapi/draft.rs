@@ -11,7 +11,7 @@ use super::{ScopeRequirement, requirement_of_scopes, template};
 use crate::config::language::scalar;
 use crate::policy::ability::Requirement;
 use crate::policy::guide;
-use crate::policy::query::{RawCheck, RawParameter, RawValue};
+use crate::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
 use crate::policy::route::Pattern;
 use crate::policy::source_location::SourceLocation;
 use crate::policy::target::{METHODS, method_number};
@@ -57,6 +57,11 @@ pub struct Note {
 }
 
 impl Route {
+    /// Its rules for the query; `None` if it has none.
+    pub fn query_rules(&self) -> Option<QueryRules> {
+        if self.query.is_empty() { None } else { QueryRules::new(self.query.clone(), None).ok() }
+    }
+
     /// Its rules in the order of [`METHODS`], without a HEAD that requires the same as GET.
     pub fn rules(&self) -> impl Iterator<Item = (&'static Method, &Rule)> {
         static LISTED: [Method; METHODS.len()] = METHODS;

@@ -133,6 +133,11 @@ impl<'map> Routed<'map> {
         &self.found
     }
 
+    /// The rules for its query with the query; `None` if the route has none.
+    pub const fn query(&self) -> Option<QueryCheck<'map>> {
+        self.query
+    }
+
     /// The next step.
     pub fn next(&self) -> NextStep<'map> {
         let requirement = self.map.requirement(&self.found);
@@ -218,6 +223,11 @@ impl<'map> NeedsVerdict<'map> {
     /// The requirement of the rule for the method.
     pub const fn requirement(&self) -> &'map Requirement {
         self.requirement
+    }
+
+    /// The rules for its query with the query; `None` if the route has none.
+    pub const fn query(&self) -> Option<QueryCheck<'map>> {
+        self.query
     }
 
     /// The least of the values that `of` gives for the requirements of the method and of the query.

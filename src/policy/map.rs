@@ -190,6 +190,13 @@ impl AbilityMap {
         self.shortest_timeout
     }
 
+    /// The requirements of all methods, then those of the parameters of all queries.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        let of_methods = self.routes.iter().flat_map(Route::rules).map(|(_, rule)| &rule.requirement);
+        let queries = self.routes.iter().filter_map(|route| route.options.query.as_deref());
+        of_methods.chain(queries.flat_map(QueryRules::requirements).map(|it| &it.requirement))
+    }
+
     /// The templates of the routes that are deprecated.
     pub fn deprecations(&self) -> impl Iterator<Item = (&str, &Arc<Deprecation>)> {
         self.routes.iter().filter_map(|route| Some((route.template(), route.options.deprecated.as_ref()?)))

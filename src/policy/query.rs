@@ -9,5 +9,5 @@ mod rules;
 mod tests;
 
 pub use self::rules::{
-    NumberedRequirement, QueryCheck, QueryNeeds, QueryRules, RawCheck, RawParameter, RawValue,
+    NumberedRequirement, QueryCheck, QueryNeeds, QueryRules, RawCheck, RawParameter, RawValue, WrittenCheck,
 };

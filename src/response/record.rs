@@ -19,7 +19,7 @@ use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
 use crate::policy::network::{ClientAddress, NetworkRule, Networks, WrongNetwork};
-use crate::policy::query::NumberedRequirement;
+use crate::policy::query::{NumberedRequirement, QueryCheck};
 use crate::policy::refusal::{Cause, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
 use crate::policy::target::METHODS;
@@ -115,6 +115,8 @@ pub struct RequestRecord {
     detail: Option<&'static str>,
     /// The number of the [requirement](QueryRules::requirement) of a query parameter that refuses the request, or would.
     denied_parameter: Option<usize>,
+    /// The numbers of the requirements of its query's parameters that its token satisfies; `None` if usage is not counted.
+    parameters: Option<Box<[usize]>>,
     /// The networks that refuse the request, or would.
     wrong_network: Option<NetworkRule>,
     /// Whether the outcome is final.
@@ -210,6 +212,7 @@ impl RequestRecord {
             shadow: None,
             detail: None,
             denied_parameter: None,
+            parameters: None,
             wrong_network: None,
             lookup: LookupStats::default(),
             backend: Duration::ZERO,
@@ -360,6 +363,15 @@ impl RequestRecord {
     #[inline]
     pub fn client_address(&self) -> ClientAddress {
         if self.has_unknown_client { ClientAddress::Unknown } else { self.client.into() }
+    }
+
+    /// Notes the requirements of the parameters of a permitted request's query, if usage is counted.
+    #[cold]
+    pub fn note_query(&mut self, query: &QueryCheck<'_>) {
+        if self.recorder.usage.is_some() {
+            let numbers = query.numbers();
+            self.parameters = if numbers.is_empty() { None } else { Some(numbers.into()) };
+        }
     }
 
     /// The client's connection, or its stream.

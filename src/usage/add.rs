@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use jiff::civil::Date;
 
 use super::addresses::AddressSketch;
-use super::report::{DayUsage, Report, TokenUsage, UsageRow, Verdict, compare_ids};
+use super::report::{DayUsage, Report, RowKey, TokenUsage, UsageRow, compare_ids};
 
 /// The most tokens in a sum.
 const MAX_TOKENS: usize = 1_000_000;
@@ -108,13 +108,10 @@ impl DayUsage {
     }
 }
 
-/// Identifies a row of a token.
-type RowKey = (Option<String>, String, Verdict, String);
-
 fn add_rows(one: Vec<UsageRow>, other: Vec<UsageRow>) -> Vec<UsageRow> {
     let mut rows: BTreeMap<RowKey, UsageRow> = BTreeMap::new();
     for row in one.into_iter().chain(other) {
-        let key = (row.ability.clone(), row.route.clone(), row.verdict, row.requirement.clone());
+        let key = row.key();
         match rows.entry(key) {
             Entry::Vacant(entry) => drop(entry.insert(row)),
             Entry::Occupied(mut entry) => {

@@ -207,7 +207,19 @@ impl Batch {
             row.last_address = request.client;
             row.addresses.insert(address);
         }
-        let key = key(request.rule, request.outcome);
+        self.add(index, key(request.rule, request.outcome))
+    }
+
+    /// Counts the rule of a query parameter, for the request that was counted just before. Returns whether the batch has
+    /// grown.
+    pub(super) fn count_parameter(&mut self, slot: &Cell<u64>, rule: u32, outcome: CountedOutcome) -> bool {
+        let stored = slot.get();
+        (stored >> 32) as u32 == self.epoch && self.add(stored as u32, key(rule, outcome))
+    }
+
+    /// Increments the counter of `key` in a row. Returns whether the batch has grown.
+    fn add(&mut self, index: u32, key: u32) -> bool {
+        let Some(row) = self.rows.get_mut(index as usize) else { return false };
         if let Some((_, count)) = row.counts.iter_mut().find(|(stored, _)| *stored == key) {
             *count = count.saturating_add(1);
             return false;

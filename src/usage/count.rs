@@ -48,8 +48,23 @@ impl WorkerUsage {
         request: &CountedRequest,
         describe: impl FnOnce() -> TokenDescription,
     ) {
+        self.count_with(slot, request, [], describe);
+    }
+
+    /// Counts a request, and the rules of its query's parameters that its token satisfies.
+    pub fn count_with(
+        &self,
+        slot: &Cell<u64>,
+        request: &CountedRequest,
+        parameters: impl IntoIterator<Item = u32>,
+        describe: impl FnOnce() -> TokenDescription,
+    ) {
         let mut batch = self.batch.borrow_mut();
-        if batch.count(slot, request, describe) && batch.is_full() {
+        let mut has_grown = batch.count(slot, request, describe);
+        for rule in parameters {
+            has_grown |= batch.count_parameter(slot, rule, request.outcome);
+        }
+        if has_grown && batch.is_full() {
             drop(batch);
             self.send_batch();
         }

@@ -88,7 +88,8 @@ impl Calls {
         }
         // A report may omit the days.
         if token.days.is_empty() {
-            token.usage.iter().for_each(|row| calls.add(row.verdict, row.count));
+            let rows = token.usage.iter().filter(|row| !row.is_additional());
+            rows.for_each(|row| calls.add(row.verdict, row.count));
         }
         calls
     }

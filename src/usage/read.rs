@@ -18,7 +18,7 @@ use super::overview::TokenName;
 use super::pending::{Day, Pending, PendingToken};
 use super::query::ReportQuery;
 use super::record::{DayRecord, TokenRecord, token_id, token_key};
-use super::report::{TokenUsage, UsageRow, Verdict};
+use super::report::{RowKey, TokenUsage, UsageRow, Verdict};
 use super::rules::{Rule, Rules};
 use crate::policy::ability::Abilities;
 
@@ -172,7 +172,7 @@ impl Snapshot {
             let mut tally = Tally::new(TokenRecord::decode(record.value()).ok(), query);
             for cursor in &mut cursors {
                 if let Some(record) = cursor.of(key)? {
-                    tally.add(cursor.day, record);
+                    tally.add(cursor.day, record, &self.rules);
                 }
             }
             if let Some(token) = tally.finish(&id, &self.rules, unwritten)
@@ -199,7 +199,7 @@ impl Snapshot {
             let name = day_table(day);
             let table = self.transaction.open_table(TableDefinition::<Bytes, Bytes>::new(&name))?;
             if let Some(record) = table.get(key.as_slice())? {
-                tally.add(day, DayRecord::decode(record.value()).unwrap_or_default());
+                tally.add(day, DayRecord::decode(record.value()).unwrap_or_default(), &self.rules);
             }
         }
         Ok(tally.finish(id, &self.rules, unwritten))
@@ -275,13 +275,15 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn add(&mut self, day: Day, record: DayRecord) {
+    fn add(&mut self, day: Day, record: DayRecord, rules: &HashMap<u32, Arc<Rule>>) {
         let day = self.query.report_day(day);
         let addresses = AddressSketch::from(record.addresses);
         self.add_day(day, (record.plain_http, record.wrong_network), &addresses);
         for (key, count) in record.keys.iter().zip(&record.counts) {
             let outcome = CountedOutcome::from_key(*key);
-            self.add_to_day(day, outcome, *count);
+            if !rules.get(&(key >> 2)).is_some_and(|rule| rule.is_additional(outcome.verdict())) {
+                self.add_to_day(day, outcome, *count);
+            }
             let sums = self.by_number.entry((key >> 2, outcome.verdict())).or_default();
             sums.add(date(day), outcome, *count);
         }
@@ -295,7 +297,9 @@ impl<'a> Tally<'a> {
             for (key, count) in &counts.by_key {
                 if let Some(rule) = rules.get(key >> 2) {
                     let outcome = CountedOutcome::from_key(*key);
-                    self.add_to_day(*day, outcome, *count);
+                    if !rule.is_additional(outcome.verdict()) {
+                        self.add_to_day(*day, outcome, *count);
+                    }
                     let sums = self.by_rule.entry((rule, outcome.verdict())).or_default();
                     sums.add(date(*day), outcome, *count);
                 }
@@ -359,14 +363,15 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// Groups by ability, route, verdict and requirement, across methods.
+/// Groups by ability, route, verdict, requirement and parameter, across methods.
 fn rows(by_rule: impl Iterator<Item = (Arc<Rule>, Verdict, Sums)>, abilities: &Abilities) -> Vec<UsageRow> {
-    let mut rows: BTreeMap<(Option<String>, String, Verdict, String), UsageRow> = BTreeMap::new();
+    let mut rows: BTreeMap<RowKey, UsageRow> = BTreeMap::new();
     for (rule, verdict, sums) in by_rule {
         let count = sums.days.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
         for ability in row_abilities(&rule, verdict, abilities) {
             let (route, requirement) = (rule.route.to_string(), rule.requirement.to_string());
-            let key = (ability.clone(), route.clone(), verdict, requirement.clone());
+            let parameter = rule.parameter.as_deref().map(str::to_owned);
+            let key = (ability.clone(), route.clone(), verdict, requirement.clone(), parameter.clone());
             let row = rows.entry(key).or_insert_with(|| UsageRow {
                 ability,
                 route,
@@ -375,6 +380,7 @@ fn rows(by_rule: impl Iterator<Item = (Arc<Rule>, Verdict, Sums)>, abilities: &A
                 methods: BTreeMap::new(),
                 days: BTreeMap::new(),
                 requirement,
+                parameter,
                 shadow: 0,
             });
             row.count = row.count.saturating_add(count);

@@ -17,6 +17,8 @@ pub(super) struct RuleRecord {
     pub(super) abilities: Vec<String>,
     #[prost(bool, tag = "5")]
     pub(super) is_any: bool,
+    #[prost(string, optional, tag = "6")]
+    pub(super) parameter: Option<String>,
 }
 
 /// The latest description of a token.
@@ -82,6 +84,7 @@ impl From<&Rule> for RuleRecord {
             requirement: rule.requirement.to_string(),
             abilities: rule.abilities.iter().map(ToString::to_string).collect(),
             is_any: rule.is_any,
+            parameter: rule.parameter.as_deref().map(str::to_owned),
         }
     }
 }
@@ -94,6 +97,7 @@ impl From<RuleRecord> for Rule {
             requirement: record.requirement.into(),
             abilities: record.abilities.into_iter().map(Into::into).collect(),
             is_any: record.is_any,
+            parameter: record.parameter.map(Into::into),
         }
     }
 }

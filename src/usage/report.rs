@@ -84,9 +84,29 @@ pub struct UsageRow {
     /// The requirement of the route, as written in the map.
     #[serde(default)]
     pub requirement: String,
+    /// The rule of a query parameter that has the requirement, such as `include=renters`; `None` for the requirement of
+    /// the method. An allowed request also has the row of its method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
     /// How many of the requests the candidate map would have decided differently, or shadow mode let pass.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shadow: u64,
+}
+
+/// Identifies a row of a token: ability, route, verdict, requirement and parameter.
+pub type RowKey = (Option<String>, String, Verdict, String, Option<String>);
+
+impl UsageRow {
+    /// What identifies it among the rows of its token.
+    pub fn key(&self) -> RowKey {
+        let Self { ability, route, verdict, requirement, parameter, .. } = self;
+        (ability.clone(), route.clone(), *verdict, requirement.clone(), parameter.clone())
+    }
+
+    /// Whether its requests are also in the row of their method.
+    pub fn is_additional(&self) -> bool {
+        self.parameter.is_some() && self.verdict == Verdict::Allowed
+    }
 }
 
 /// The decision of the map.

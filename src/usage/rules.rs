@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Method;
 
+use super::report::Verdict;
 use crate::policy::ability::{Requirement, RequirementKind};
-use crate::policy::map::{AbilityMap, Unmapped};
+use crate::policy::map::{AbilityMap, Route, Unmapped};
+use crate::policy::query::{NumberedRequirement, QueryRules};
 use crate::policy::target::{METHODS, method_number};
 
 /// The route of requests that match no route.
@@ -25,6 +27,8 @@ pub struct Rule {
     pub abilities: Box<[Box<str>]>,
     /// Whether one of the abilities suffices.
     pub is_any: bool,
+    /// The query parameter with this requirement, such as `include=renters`; `None` if the method has it.
+    pub parameter: Option<Box<str>>,
 }
 
 impl Rule {
@@ -35,7 +39,13 @@ impl Rule {
             is_any: matches!(requirement.kind(), RequirementKind::Any(_)),
             requirement: requirement.to_string().into(),
             abilities: requirement.abilities().map(Into::into).collect(),
+            parameter: None,
         }
+    }
+
+    /// Whether its requests are also counted under the rule of the method: those with a parameter that the token may use.
+    pub fn is_additional(&self, verdict: Verdict) -> bool {
+        self.parameter.is_some() && verdict == Verdict::Allowed
     }
 }
 
@@ -54,6 +64,8 @@ struct Registry {
 pub struct RuleNumbers {
     /// A row of numbers by method: first for unmapped paths, then for each route.
     numbers: Arc<[u32]>,
+    /// By route, the numbers of the rules of query parameters: a row by method for each requirement.
+    parameters: Arc<HashMap<usize, Box<[Option<u32>]>>>,
 }
 
 impl RuleNumbers {
@@ -62,6 +74,13 @@ impl RuleNumbers {
     pub fn number(&self, route: Option<usize>, method: &Method) -> Option<u32> {
         let row = route.map_or(0, |route| route + 1);
         self.numbers.get(row * METHODS.len() + method_number(method)?).copied()
+    }
+
+    /// The number of the rule of a query parameter by the [number](QueryRules::requirement) of its requirement; `None` if
+    /// nothing is counted for it, because it names no ability and denies nothing, or is the requirement of the method.
+    pub fn parameter(&self, route: Option<usize>, method: &Method, requirement: usize) -> Option<u32> {
+        let numbers = self.parameters.get(&route?)?;
+        *numbers.get(requirement * METHODS.len() + method_number(method)?)?
     }
 }
 
@@ -77,14 +96,19 @@ impl Rules {
         let mut numbers = Vec::with_capacity((map.routes().len() + 1) * METHODS.len());
         let name: Arc<str> = UNMAPPED.into();
         numbers.extend(METHODS.iter().map(|method| registry.number(Rule::new(&name, method, &unmapped))));
-        for route in map.routes() {
+        let mut parameters = HashMap::new();
+        for (number, route) in map.routes().enumerate() {
             let template: Arc<str> = route.template().into();
             numbers.extend(METHODS.iter().map(|method| {
                 let requirement = route.rule(method).map_or(&nothing, |rule| &rule.requirement);
                 registry.number(Rule::new(&template, method, requirement))
             }));
+            if let Some(query) = &route.options().query {
+                let of_route = registry.parameters(&template, route, query);
+                parameters.insert(number, of_route);
+            }
         }
-        RuleNumbers { numbers: numbers.into() }
+        RuleNumbers { numbers: numbers.into(), parameters: Arc::new(parameters) }
     }
 
     /// The rule with this number.
@@ -98,6 +122,22 @@ impl Rules {
 }
 
 impl Registry {
+    fn parameters(&mut self, template: &Arc<str>, route: &Route, query: &QueryRules) -> Box<[Option<u32>]> {
+        let mut numbers = Vec::new();
+        for NumberedRequirement { subject, requirement, .. } in query.requirements() {
+            let is_counted =
+                !matches!(requirement.kind(), RequirementKind::Public | RequirementKind::Authenticated);
+            numbers.extend(METHODS.iter().map(|method| {
+                let has_other = route.rule(method).is_some_and(|rule| rule.requirement != *requirement);
+                (is_counted && has_other).then(|| {
+                    let rule = Rule::new(template, method, requirement);
+                    self.number(Rule { parameter: Some(subject.clone()), ..rule })
+                })
+            }));
+        }
+        numbers.into()
+    }
+
     fn number(&mut self, rule: Rule) -> u32 {
         if let Some(number) = self.numbers.get(&rule) {
             return *number;
@@ -113,7 +153,8 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::map::MapBuilder;
+    use crate::policy::map::{MapBuilder, RouteOptions};
+    use crate::policy::query::{RawCheck, RawParameter};
 
     #[test]
     fn rule_keeps_its_number_across_maps() {
@@ -147,5 +188,47 @@ mod tests {
         assert_eq!(first.number(Some(1), &Method::GET), None);
         assert_eq!(first.number(None, &Method::TRACE), None);
         assert!(rules.get(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn requirements_of_parameters_have_rules_of_their_own() {
+        let word = |word| Requirement::from_word(word).unwrap();
+        let parameter = |name: &str, requirement| RawParameter {
+            name: name.into(),
+            check: RawCheck::Requirement(requirement),
+            place: None,
+        };
+        let parameters = [
+            ("renters", word("renters:read")),
+            ("same", word("a")),
+            ("debug", word("deny")),
+            ("page", word("authenticated")),
+        ];
+        let parameters = parameters.map(|(name, requirement)| parameter(name, requirement)).into();
+        let query = Some(Arc::new(QueryRules::new(parameters, None).unwrap()));
+        let mut builder = MapBuilder::default();
+        builder.route("/a", [(Method::GET, word("a"), None)]).unwrap();
+        let options = RouteOptions { query, ..RouteOptions::default() };
+        builder.route_with("/b", options, [(Method::GET, word("a"), None)]).unwrap();
+        let rules = Rules::default();
+        let numbers = rules.register(&builder.build());
+        let of = |route, method: &Method, number| {
+            let rule = rules.get(numbers.parameter(route, method, number)?)?;
+            Some(format!("{} {} {:?} {:?}", rule.method, rule.requirement, rule.parameter, rule.abilities))
+        };
+        let renters = Some(r#"GET renters:read Some("renters") ["renters:read"]"#.to_owned());
+        assert_eq!(of(Some(1), &Method::GET, 0), renters);
+        assert!(of(Some(1), &Method::HEAD, 0).is_some_and(|it| it.starts_with("HEAD renters:read")));
+        assert_eq!(of(Some(1), &Method::GET, 1), None, "the method requires the same");
+        assert_eq!(of(Some(1), &Method::GET, 2), Some(r#"GET deny Some("debug") []"#.to_owned()));
+        for (route, method, number) in [
+            (Some(1), Method::GET, 3),
+            (Some(1), Method::GET, 4),
+            (Some(1), Method::POST, 0),
+            (Some(0), Method::GET, 0),
+            (None, Method::GET, 0),
+        ] {
+            assert_eq!(of(route, &method, number), None, "{route:?} {method} {number}");
+        }
     }
 }

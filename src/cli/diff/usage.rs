@@ -111,7 +111,9 @@ type Calls<'a> = BTreeMap<(&'a str, &'a str, Verdict), (u64, bool)>;
 /// ones if it was denied.
 fn calls(token: &TokenUsage) -> Calls<'_> {
     let mut grouped: BTreeMap<(&str, &str, Verdict, &str), Vec<u64>> = BTreeMap::new();
-    for UsageRow { route, verdict, methods, requirement, .. } in &token.usage {
+    // Calls that a parameter of their query denied would be decided by their query, which is not recorded.
+    let rows = token.usage.iter().filter(|row| row.parameter.is_none());
+    for UsageRow { route, verdict, methods, requirement, .. } in rows {
         for (method, count) in methods {
             grouped.entry((route, method, *verdict, requirement)).or_default().push(*count);
         }

@@ -51,8 +51,7 @@ impl<'map> Callable<'map> {
 
     /// Notes about abilities that no rule requires, and about shadow mode, which forwards more than is listed.
     pub(super) fn notes(&self) -> Vec<String> {
-        let rules = || self.map.routes().flat_map(|route| route.rules());
-        let required = || rules().flat_map(|(_, rule)| rule.requirement.abilities());
+        let required = || self.map.requirements().flat_map(Requirement::abilities);
         let unused = self.held.names().filter(|held| *held != "*" && !required().any(|name| name == *held));
         let unused = unused.map(|name| {
             let hint = nearest(name, required()).map(|nearest| format!("; did you mean `{nearest}`?"));

@@ -11,6 +11,7 @@ use crate::page;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::guide::{self, GROUPS};
 use crate::policy::map::{AbilityMap, Route, Unmapped};
+use crate::policy::query::NumberedRequirement;
 
 /// Styles in addition to those of all pages.
 const STYLE: &str = include_str!("matrix.css");
@@ -23,7 +24,7 @@ struct Group<'map> {
 
 /// The whole map, for choosing the abilities of a token.
 pub(super) fn page(map: &AbilityMap, source: &Path) -> String {
-    let required: BTreeSet<&str> = rules(map).flat_map(|(_, requirement)| requirement.abilities()).collect();
+    let required: BTreeSet<&str> = map.requirements().flat_map(Requirement::abilities).collect();
     let groups = groups(&required);
     let body = html! {
         p.quiet { "The ability map " code { (source.display()) } }
@@ -68,8 +69,9 @@ pub(super) fn callable_page(callable: &Callable<'_>, source: &Path) -> String {
     page::page("Requests that a token can send", STYLE, &body).into_string()
 }
 
-fn rules(map: &AbilityMap) -> impl Iterator<Item = (&'static Method, &Requirement)> {
-    map.routes().flat_map(|route| route.rules().map(|(method, rule)| (method, &rule.requirement)))
+/// The requirements of the parameters of a route's query.
+fn parameters(route: &Route) -> impl Iterator<Item = &NumberedRequirement> {
+    route.options().query.iter().flat_map(|rules| rules.requirements())
 }
 
 /// The guide's groups, and one with the abilities that only the map has.
@@ -90,7 +92,7 @@ fn groups<'map>(required: &BTreeSet<&'map str>) -> Vec<Group<'map>> {
 /// The abilities with their purposes and the number of rules that require them.
 fn abilities(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
     let rule_count =
-        |ability: &str| rules(map).filter(|(_, it)| it.abilities().any(|name| name == ability)).count();
+        |ability: &str| map.requirements().filter(|it| it.abilities().any(|name| name == ability)).count();
     html! {
         h2 { "Abilities" }
         table {
@@ -113,7 +115,7 @@ fn abilities(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
 }
 
 fn matrix(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
-    let is_required = |ability: &str| rules(map).any(|(_, it)| it.abilities().any(|name| name == ability));
+    let is_required = |ability: &str| map.requirements().any(|it| it.abilities().any(|name| name == ability));
     let columns: Vec<(&str, Vec<&str>)> = groups
         .iter()
         .map(|group| {
@@ -128,6 +130,7 @@ fn matrix(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
         ul {
             li { "A cell has the methods that a token with the ability can use on the route; HEAD follows GET." }
             li { "“with …”: the token needs that ability as well. If a method is in several columns without “with”, each of these abilities is enough." }
+            li { "“query”: in addition to its method, a request with this parameter needs the ability." }
             li { "Without an ability: “anyone” needs no token, “any token” is any active token, “nobody” denies every token." }
             li { "A token with " code { "*" } " can send every request in the table except those for “nobody”. Requests in no cell are denied." }
         }
@@ -148,7 +151,7 @@ fn matrix(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
                 tbody {
                     @for route in resource {
                         tr {
-                            th.route scope="row" { code { (route.template()) } (deprecated(route)) }
+                            th.route scope="row" { code { (route.template()) } (query(route)) (deprecated(route)) }
                             td { (without(route)) }
                             @for ability in columns.iter().flat_map(|(_, it)| it) { td { (cell(route, ability)) } }
                         }
@@ -182,9 +185,15 @@ fn without(route: &Route) -> Markup {
     }
 }
 
-/// The methods of a route that require an ability, and the other abilities that they require.
+/// The methods of a route that require an ability, and the other abilities that they require. Then the parameters of its
+/// query that require it.
 fn cell(route: &Route, ability: &str) -> Markup {
     html! {
+        @for NumberedRequirement { subject, requirement, .. } in parameters(route) {
+            @if requirement.abilities().any(|name| name == ability) {
+                div { span.tag { "query" } " " (subject) }
+            }
+        }
         @for (method, rule) in route.rules() {
             @if rule.requirement.abilities().any(|name| name == ability) {
                 div {
@@ -196,6 +205,11 @@ fn cell(route: &Route, ability: &str) -> Markup {
             }
         }
     }
+}
+
+/// The rules for the query of a route.
+fn query(route: &Route) -> Markup {
+    html! { @if let Some(rules) = &route.options().query { " " span.quiet { "query " (rules) } } }
 }
 
 /// The announced end of a route.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use crate::sanitize::sanitize;
 use crate::usage::report::{Report, TokenUsage, UsageRow, Verdict};
 
-const HEADING: &str = "token,name,ability,route,method,verdict,count,first_day,last_day\r\n";
+const HEADING: &str = "token,name,ability,route,method,verdict,count,first_day,last_day,parameter\r\n";
 
 /// Writes a row for each token, ability, route, method and verdict. The days are those of all methods together.
 pub(super) fn write(report: &Report, output: &mut dyn Write) -> io::Result<()> {
@@ -38,7 +38,8 @@ fn line(
     let (id, name) = (cell(&token.id), cell(token.name.as_deref().unwrap_or_default()));
     let (ability, route) = (cell(row.ability.as_deref().unwrap_or_default()), cell(&row.route));
     let (method, first, last) = (cell(method), day(row.days.keys().next()), day(row.days.keys().next_back()));
-    write!(output, "{id},{name},{ability},{route},{method},{verdict},{count},{first},{last}\r\n")
+    let parameter = cell(row.parameter.as_deref().unwrap_or_default());
+    write!(output, "{id},{name},{ability},{route},{method},{verdict},{count},{first},{last},{parameter}\r\n")
 }
 
 /// Quotes a cell if necessary. An apostrophe prevents a spreadsheet from reading a name as a formula.

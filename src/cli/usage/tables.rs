@@ -103,7 +103,10 @@ fn usage(row: &UsageRow) -> [String; 7] {
     let day = |day: Option<&jiff::civil::Date>| day.map_or("-".to_owned(), ToString::to_string);
     [
         name(row.ability.as_deref()),
-        sanitize(&row.route),
+        match &row.parameter {
+            Some(parameter) => sanitize(&format!("{} query {parameter}", row.route)),
+            None => sanitize(&row.route),
+        },
         sanitize(&methods.join(" ")),
         verdict.to_owned(),
         row.count.to_string(),

@@ -20,7 +20,6 @@ use crate::config::language::{
 };
 use crate::policy::ability::Requirement;
 use crate::policy::map::{AbilityMap, MapBuilder, RouteOptions, Unmapped};
-use crate::policy::query::QueryRules;
 use crate::policy::route::RouteError;
 use crate::policy::shadow::Mode;
 use crate::policy::source_location::SourceLocation;
@@ -341,11 +340,7 @@ pub(super) fn warn_of_unrequired<'a>(
     map: &AbilityMap,
     decoder: &mut Decoder<'_>,
 ) {
-    let rules = map.routes().flat_map(|route| route.rules());
-    let of_queries = map.routes().filter_map(|route| route.options().query.as_deref());
-    let of_queries = of_queries.flat_map(QueryRules::requirements).map(|it| &it.requirement);
-    let requirements = rules.map(|(_, rule)| &rule.requirement).chain(of_queries);
-    let required: BTreeSet<&str> = requirements.flat_map(Requirement::abilities).collect();
+    let required: BTreeSet<&str> = map.requirements().flat_map(Requirement::abilities).collect();
     for ability in abilities.filter(|ability| !required.contains(&*ability.text)) {
         let mut path = section.to_owned();
         join(&mut path, &ability.text);

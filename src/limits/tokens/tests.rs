@@ -39,14 +39,14 @@ impl Held<'_> {
     /// Takes a request of a rule without abilities.
     fn take(&self, now: Instant) -> Result<Option<CountGuard>, Exceeded> {
         let Self { tokens, limit, id, abilities } = self;
-        limit.take(tokens, &TokenRequest { now, id, abilities, requirement: None })
+        limit.take(tokens, &TokenRequest { now, id, abilities, requirement: None, query: None })
     }
 
     /// Takes a request of a rule with this requirement.
     fn take_by(&self, requirement: &Requirement, now: Instant) -> Result<(), Limit> {
         let Self { tokens, limit, id, abilities } = self;
         let requirement = Some(requirement);
-        let request = TokenRequest { now, id, abilities, requirement };
+        let request = TokenRequest { now, id, abilities, requirement, query: None };
         limit.take(tokens, &request).map(drop).map_err(|exceeded| exceeded.limit)
     }
 }

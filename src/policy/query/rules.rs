@@ -15,7 +15,7 @@ const OTHER_SPELLING: Refusal =
 
 /// The rules of a route for the parameters of its query.
 ///
-/// `Display` writes the YAML of the map. Rules that are written equally are equal.
+/// `Display` writes the YAML of the map. Locations do not count in comparisons.
 #[derive(Clone, Debug)]
 pub struct QueryRules {
     parameters: Box<[ParameterRule]>,
@@ -41,7 +41,7 @@ pub struct NumberedRequirement {
 pub struct LocatedRequirement<'a>(&'a NumberedRequirement);
 
 /// The rule of a listed parameter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterRule {
     name: Box<str>,
     /// The length of the name before its first bracket.
@@ -49,7 +49,7 @@ pub struct ParameterRule {
     check: Check,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Check {
     /// The number of the requirement, whatever the value is.
     Any(usize),
@@ -85,6 +85,22 @@ pub enum RawCheck {
         split: Option<Box<str>>,
         /// The listed values.
         values: Vec<RawValue>,
+        /// Whether other values are denied.
+        deny_others: bool,
+    },
+}
+
+/// The check of a listed parameter, for programs that show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WrittenCheck<'a> {
+    /// A requirement, whatever the value is.
+    Requirement(&'a Requirement),
+    /// Requirements by value.
+    Values {
+        /// Separates the values in one parameter.
+        split: Option<&'a str>,
+        /// The listed values with their requirements.
+        values: Vec<(&'a str, &'a Requirement)>,
         /// Whether other values are denied.
         deny_others: bool,
     },
@@ -228,7 +244,7 @@ impl QueryRules {
             let base = parameter.parse()?;
             let RawParameter { name, check, place } = parameter;
             // Writing to a String cannot fail.
-            let _ = write!(text, "{name}: ");
+            let _ = write!(text, "{}: ", scalar(&name));
             let check = match check {
                 RawCheck::Requirement(requirement) => {
                     let _ = write!(text, "{requirement}");
@@ -237,10 +253,12 @@ impl QueryRules {
                 RawCheck::Values { split, values, deny_others } => {
                     text.push('{');
                     if let Some(split) = &split {
-                        let _ = write!(text, "split: {split:?}, ");
+                        let _ = write!(text, "split: {}, ", quoted(split));
                     }
-                    let written: Vec<String> =
-                        values.iter().map(|it| format!("{}: {}", it.value, it.requirement)).collect();
+                    let written: Vec<String> = values
+                        .iter()
+                        .map(|it| format!("{}: {}", scalar(&it.value), it.requirement))
+                        .collect();
                     let others = if deny_others { "deny" } else { "allow" };
                     let _ = write!(text, "values: {{{}}}, others: {others}}}", written.join(", "));
                     let values = values.into_iter().map(|RawValue { value, requirement, place }| {
@@ -274,6 +292,30 @@ impl QueryRules {
     /// All requirements.
     pub fn requirements(&self) -> impl Iterator<Item = &NumberedRequirement> {
         self.requirements.iter()
+    }
+
+    /// The rules of the parameters by name, as they are written.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, WrittenCheck<'_>)> {
+        let requirement = |number: usize| self.requirements.get(number).map(|it| &it.requirement);
+        self.parameters.iter().filter_map(move |ParameterRule { name, check, .. }| {
+            let check = match check {
+                Check::Any(number) => WrittenCheck::Requirement(requirement(*number)?),
+                Check::Values { split, values, others } => WrittenCheck::Values {
+                    split: split.as_deref(),
+                    values: values
+                        .iter()
+                        .filter_map(|(value, number)| Some((&**value, requirement(*number)?)))
+                        .collect(),
+                    deny_others: others.is_some(),
+                },
+            };
+            Some((&**name, check))
+        })
+    }
+
+    /// Whether parameters that are not listed are denied.
+    pub const fn denies_others(&self) -> bool {
+        self.others.is_some()
     }
 
     /// The listed parameters with each of their listed values, or an empty one if the value does not count.
@@ -385,6 +427,18 @@ impl QueryRules {
     }
 }
 
+/// A name or a value as a YAML scalar, quoted if a plain scalar in a flow mapping would have another meaning.
+fn scalar(text: &str) -> String {
+    let is_plain = |character: char| character.is_alphanumeric() || "-_./".contains(character);
+    let is_text = text.starts_with(char::is_alphabetic) && text.parse::<f64>().is_err();
+    let is_word = !matches!(&*text.to_ascii_lowercase(), "true" | "false" | "null");
+    if is_text && is_word && text.chars().all(is_plain) { text.to_owned() } else { quoted(text) }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// Checks a value. Empty ones are allowed: they select nothing.
 ///
 /// If other values are denied, a listed value is exact. If they are allowed, it also covers spellings that applications
@@ -464,6 +518,31 @@ impl<'a> QueryCheck<'a> {
         })
     }
 
+    /// Whether a token with `abilities` satisfies a requirement [through](Requirement::is_satisfied_through) `ability`.
+    pub fn is_satisfied_through(&self, ability: &str, abilities: &Abilities) -> bool {
+        let mut is_satisfied = false;
+        self.requirements(|requirement| is_satisfied |= requirement.is_satisfied_through(ability, abilities));
+        is_satisfied
+    }
+
+    /// The numbers of the requirements with abilities, without equal ones.
+    pub fn numbers(&self) -> Vec<usize> {
+        let mut numbers = Vec::new();
+        let mut found: Vec<&Requirement> = Vec::new();
+        // A query with an error is refused before.
+        let _ = self.rules.visit(self.query, |number, _| {
+            if let Some(it) = self.rules.requirement(number)
+                && it.requirement.abilities().next().is_some()
+                && !found.contains(&&it.requirement)
+            {
+                found.push(&it.requirement);
+                numbers.push(number);
+            }
+            Ok(())
+        });
+        numbers
+    }
+
     /// Calls `visit` with every requirement.
     pub fn requirements(&self, mut visit: impl FnMut(&Requirement)) {
         // A query with an error is refused before.
@@ -503,7 +582,12 @@ impl Display for LocatedRequirement<'_> {
 
 impl PartialEq for QueryRules {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        // Equal numbers refer to equal requirements.
+        let mut pairs = self.requirements.iter().zip(&other.requirements);
+        self.parameters == other.parameters
+            && self.others == other.others
+            && self.requirements.len() == other.requirements.len()
+            && pairs.all(|(one, other)| one.requirement == other.requirement)
     }
 }
 

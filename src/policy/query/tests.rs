@@ -286,8 +286,8 @@ fn name_or_value_that_never_occurs_is_an_error() {
 fn display_writes_the_rules() {
     assert_eq!(
         sample(true).to_string(),
-        "{include: {split: \",\", values: {variants: items:read, renters: renters:read}, others: deny}, \
-         fields[renters]: renters:read, debug: deny, others: deny}"
+        "{include: {split: ',', values: {variants: items:read, renters: renters:read}, others: deny}, \
+         'fields[renters]': renters:read, debug: deny, others: deny}"
     );
     assert_eq!(sample(true), sample(true));
     assert_ne!(sample(true), sample(false));
@@ -345,5 +345,55 @@ proptest! {
     #[test]
     fn any_query_is_read_without_panic(query in "\\PC{0,60}") {
         let _ = subjects(&sample(true), &query);
+    }
+}
+
+#[test]
+fn requirements_of_a_query_count_once_each() {
+    let listed = [
+        ("variants", "authenticated"),
+        ("renters", "renters:read"),
+        ("owners", "renters:read"),
+        ("rents", "rents:read"),
+    ];
+    let rules = rules(&[("include", values(Some(","), &listed, true))], false);
+    let subjects = |query| -> Vec<String> {
+        let numbers = QueryCheck::new(&rules, Some(query), false).numbers();
+        numbers.iter().map(|number| rules.requirement(*number).unwrap().subject.to_string()).collect()
+    };
+    for (query, expected) in [
+        ("", &[][..]),
+        ("page=2", &[]),
+        ("include=variants", &[]),
+        ("include=renters,variants,owners&include=renters", &["include=renters"]),
+        ("include=rents,owners", &["include=rents", "include=owners"]),
+    ] {
+        assert_eq!(subjects(query), expected, "{query}");
+    }
+    let has = |names: &[&str]| Abilities::new(names.iter().copied());
+    for (query, ability, held, expected) in [
+        ("include=renters", "renters:read", &["renters:read"][..], true),
+        ("include=renters", "rents:read", &["*"], false),
+        ("include=rents", "rents:read", &["rents:read"], true),
+        ("include=variants", "renters:read", &["renters:read"], false),
+    ] {
+        let check = QueryCheck::new(&rules, Some(query), false);
+        assert_eq!(check.is_satisfied_through(ability, &has(held)), expected, "{query} {ability} {held:?}");
+    }
+}
+
+/// Joined without quotes, both would be `{a: x, b: deny, others: allow}`.
+#[test]
+fn rules_with_odd_names_and_values_differ() {
+    let listed = |names: &[&str]| {
+        let listed: Vec<(&str, &str)> = names.iter().map(|name| (*name, "deny")).collect();
+        rules(&[("a", values(None, &listed, true))], false)
+    };
+    let (one, two) = (listed(&["x: deny, y"]), listed(&["x", "y"]));
+    assert_ne!(one, two);
+    assert_eq!(one.to_string(), "{a: {values: {'x: deny, y': deny}, others: deny}, others: allow}");
+    assert_eq!(two.to_string(), "{a: {values: {x: deny, y: deny}, others: deny}, others: allow}");
+    for odd in ["1", "true", "it's", "a b", "[x]", "-", "\u{e4}:"] {
+        assert!(listed(&[odd]).to_string().contains(&format!("'{}'", odd.replace('\'', "''"))), "{odd}");
     }
 }

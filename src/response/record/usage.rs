@@ -15,7 +15,12 @@ impl RequestRecord {
         let (Some((_, reason)), Some(token)) = (self.outcome, self.any_token()) else { return };
         let shadow = self.shadow.as_deref().map(|shadow| (shadow.side, shadow.change));
         let Some(outcome) = outcome(reason, shadow) else { return };
-        let Some(rule) = usage.rules.number(self.route_number, &self.method) else { return };
+        let of_parameter = |number: &usize| usage.rules.parameter(self.route_number, &self.method, *number);
+        // A request that a parameter denies counts under the rule of that.
+        let denied_by = self.denied_parameter.as_ref().and_then(of_parameter);
+        let Some(rule) = denied_by.or_else(|| usage.rules.number(self.route_number, &self.method)) else {
+            return;
+        };
         let request = CountedRequest {
             rule,
             outcome,
@@ -24,7 +29,8 @@ impl RequestRecord {
             wrong_network: self.wrong_network.is_some(),
             now,
         };
-        usage.worker.count(&token.usage_slot, &request, || describe(&token.verdict));
+        let parameters = self.parameters.iter().flat_map(|numbers| numbers.iter().filter_map(of_parameter));
+        usage.worker.count_with(&token.usage_slot, &request, parameters, || describe(&token.verdict));
     }
 }
 

@@ -86,16 +86,22 @@ fn still_denied(token: &TokenUsage) -> impl Iterator<Item = &UsageRow> {
     denied.filter(move |row| !is_allowed_now(row))
 }
 
-/// The number of requests by route and method. A request that lacked several abilities has a row for each.
+/// The number of requests by route and method. A request that lacked several abilities has a row for each; a parameter of
+/// its query denies it in one row.
 fn calls<'a>(rows: &[&'a UsageRow]) -> BTreeMap<(&'a str, &'a str), u64> {
-    let mut calls = BTreeMap::new();
+    let mut most = BTreeMap::<(&str, &str, Option<&str>), u64>::new();
     for row in rows {
         let without = row.methods.is_empty().then_some(("", row.count));
         let methods = row.methods.iter().map(|(method, count)| (method.as_str(), *count));
         for (method, count) in methods.chain(without) {
-            let max: &mut u64 = calls.entry((&*row.route, method)).or_default();
+            let max = most.entry((&*row.route, method, row.parameter.as_deref())).or_default();
             *max = (*max).max(count);
         }
+    }
+    let mut calls = BTreeMap::new();
+    for ((route, method, _), count) in most {
+        let sum: &mut u64 = calls.entry((route, method)).or_default();
+        *sum = sum.saturating_add(count);
     }
     calls
 }

@@ -30,7 +30,7 @@ pub(super) fn deprecated_routes(subject: &Subject<'_>, rules: &FindingRules) -> 
         return None;
     }
     let mut rows = BTreeMap::<&str, Vec<&UsageRow>>::new();
-    for row in &subject.token.usage {
+    for row in subject.token.usage.iter().filter(|row| !row.is_additional()) {
         if row.verdict == Verdict::Allowed && row.count > 0 && rules.deprecated.contains_key(&*row.route) {
             rows.entry(&row.route).or_default().push(row);
         }

@@ -24,6 +24,7 @@ pub(in crate::usage) fn row(ability: Option<&str>, route: &str, count: i64) -> U
         methods: BTreeMap::from([("GET".to_owned(), count.unsigned_abs())]),
         days: BTreeMap::from([(day("2026-11-20"), count.unsigned_abs())]),
         requirement: ability.unwrap_or_default().to_owned(),
+        parameter: None,
         shadow: 0,
     }
 }
@@ -443,4 +444,28 @@ fn evidence_is_bounded() {
         assert!(finding.evidence.len() < 3000, "{} bytes", finding.evidence.len());
     }
     assert!(found(&token)[0].evidence.contains("… and 92 more."), "{}", found(&token)[0].evidence);
+}
+
+#[test]
+fn ability_that_a_parameter_required_is_used() {
+    let with_parameter = |row: UsageRow| UsageRow { parameter: Some("include=renters".to_owned()), ..row };
+    let used = row(Some("items:read"), "/items", 9);
+    let renters = |count| with_parameter(row(Some("renters:read"), "/items", count));
+    let granted = &["items:read", "renters:read"];
+    let unused = (FindingKind::UnusedAbilities, vec!["renters:read".to_owned()]);
+    assert_eq!(kinds(&with_abilities(granted, vec![used.clone()])), [unused]);
+    assert_eq!(kinds(&with_abilities(granted, vec![used.clone(), renters(2)])), []);
+    // Denied by its query: the advice names the ability.
+    let other = with_parameter(row(None, "/items", -3));
+    let other = UsageRow { parameter: Some("debug".to_owned()), ..requiring("deny", other) };
+    let denied = only(&with_abilities(&["items:read"], vec![used, renters(-4), other]));
+    assert_eq!(
+        (denied.kind, denied.abilities),
+        (FindingKind::RepeatedDenials, vec!["renters:read".to_owned()])
+    );
+    assert!(
+        denied.evidence.starts_with("7 denied requests on 1 route: GET /items (7)"),
+        "{}",
+        denied.evidence
+    );
 }

@@ -24,6 +24,7 @@ fn row(ability: Option<&str>, route: &str, verdict: Verdict, count: u64) -> Usag
         methods: [("GET".to_owned(), count)].into(),
         days: [(date(2026, 11, 2), count)].into(),
         requirement: ability.unwrap_or("deny").to_owned(),
+        parameter: None,
         shadow: 0,
     }
 }

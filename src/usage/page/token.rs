@@ -151,7 +151,10 @@ fn route(row: &UsageRow) -> Markup {
     let methods: Vec<&str> = row.methods.keys().map(String::as_str).collect();
     html! {
         tr {
-            th scope="row" { bdi { code { (sanitize(&row.route)) } } }
+            th scope="row" {
+                bdi { code { (sanitize(&row.route)) } }
+                @if let Some(parameter) = &row.parameter { " " span.quiet { "query " (sanitize(parameter)) } }
+            }
             td { (sanitize(&methods.join(" "))) }
             td { (charts::ability(row.ability.as_deref())) }
             td {
