@@ -35,7 +35,7 @@ use stockaj_gateway::internals::policy::trusted_fields::TrustedFields;
 use stockaj_gateway::internals::telemetry::metrics::Metrics;
 use stockaj_gateway::internals::tokens::Verdict;
 use stockaj_gateway::internals::tokens::cache::TokenCache;
-use stockaj_gateway::internals::tokens::hash::TokenHash;
+use stockaj_gateway::internals::tokens::hash::{TokenHash, TokenHashes};
 use stockaj_gateway::internals::tokens::introspection_limiter::IntrospectionLimiter;
 use stockaj_gateway::internals::tokens::introspector::Introspector;
 use stockaj_gateway::internals::tokens::lookup::{
@@ -121,7 +121,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     let introspection = &settings.introspection;
     let connector = Connector::new(&introspection.destination, &introspection.tls, introspection.timeout)?;
     let pool = Pool::new(Arc::new(connector), Duration::ZERO, None, introspection.timeout);
-    let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {}));
+    let cache = TokenCache::new(&settings.cache, Arc::default(), Arc::default(), Box::new(|_| {}));
     let shared = Arc::new(SharedVerdicts {
         cache,
         introspections: IntrospectionLimiter::new(introspection.max_concurrent),
@@ -130,7 +130,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
     let lookup = Lookup::new(Arc::clone(&shared), introspector, Metrics::new(1).worker(0));
 
     let token = Token::from_fields(fields, 1024).map_err(|refusal| format!("{refusal:?}"))?;
-    let hash = TokenHash::of(token.as_bytes());
+    let hashes = TokenHashes::of(token.secret());
     let verdict = Verdict {
         id: "17".into(),
         name: Some("scanner".into()),
@@ -142,7 +142,7 @@ fn lookup(fields: &HeaderMap) -> Result<Rc<Lookup>, Failure> {
         allowed_from: None,
     };
     let now = Instant::now();
-    shared.cache.store(hash, verdict, shared.cache.generation(), now, now, SystemTime::now());
+    shared.cache.store(hashes, verdict, shared.cache.generation(), now, now, SystemTime::now());
     let runtime = runtime::Builder::new_current_thread().build_local(LocalOptions::default())?;
     runtime
         .block_on(lookup.verdict(&request(token, now), None, &mut LookupStats::default()))

@@ -130,7 +130,7 @@ pub mod tokens {
         pub use crate::tokens::cache::TokenCache;
     }
     pub mod hash {
-        pub use crate::tokens::hash::TokenHash;
+        pub use crate::tokens::hash::{TokenHash, TokenHashes};
     }
     pub mod introspection {
         pub use crate::tokens::introspection::{

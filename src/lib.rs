@@ -15,8 +15,8 @@
 //! downstream.rs a client's connection: address, TLS, state
 //! listener.rs  a bound socket of the proxy or the admin listener
 //! limits/      limits on requests and tunnels, by token and address
-//! tokens/      verdict, introspection, cache, revocation
-//! replicas/    revocations and shares of rate limits from and to other replicas, through Redis
+//! tokens/      verdict, introspection, cache, revocation, block list
+//! replicas/    revocations, blocks and shares of rate limits from and to other replicas, through Redis
 //! backend/     request (writes the upstream request), forward (takes a Permit), tunnel
 //! client/      connections out: resolve, connect, TLS, HTTP/1.1 and HTTP/2, pool
 //! server/      acceptor, dispatcher, worker, connection, scanners before hyper and h2, TLS, reload

@@ -6,6 +6,7 @@
 mod ambiguous; // heads that two parsers read differently
 mod authentication; // malformed, repeated and missing credentials
 mod backend; // malformed and hostile responses of a backend
+mod blocked; // blocked tokens in every spelling
 mod cache; // verdicts that must not be used: of another token, outdated, or for another route
 mod claims; // tokens of the same introspector that are not for this service
 mod failures; // floods of guessed tokens from one address
@@ -273,6 +274,7 @@ fn tables() -> [Vec<Case>; 8] {
 fn attack_names_are_unique() {
     let mut names: Vec<String> = tables().iter().flatten().map(|case| case.name.to_owned()).collect();
     names.extend(queries::cases().iter().map(|case| case.name.to_owned()));
+    names.extend(blocked::cases().iter().map(|case| case.name.to_owned()));
     names.extend(cache::SEQUENCES.map(|(name, _)| name.to_owned()));
     names.extend(backend::answers().map(|(name, ..)| format!("an answer: {name}")));
     println!("{} attacks", names.len());

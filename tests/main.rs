@@ -16,6 +16,7 @@ mod audit; // audit lines and the log if standard output is stuck or full
 mod autobahn; // the Autobahn test suite of WebSocket, through the gateway and without it
 mod backend_http2; // HTTP/2 to the backend: translation, limits and failures
 mod backend_tls; // TLS with the backend and the introspector: accepted servers, and logged errors
+mod blocking; // the block list: what it refuses, how blocks end, and that they survive restarts and crashes
 mod certificates; // TLS from clients: selection and renewal of certificates, and client certificates
 mod check; // `check` on every kind of file, and its formats for programs
 mod claims; // `introspection.expect` and `nbf`: tokens for other services and before their time

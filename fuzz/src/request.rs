@@ -43,7 +43,7 @@ use stockaj_gateway::internals::telemetry::access::AccessLog;
 use stockaj_gateway::internals::telemetry::metrics::Metrics;
 use stockaj_gateway::internals::telemetry::unmapped::UncoveredRequests;
 use stockaj_gateway::internals::tokens::cache::TokenCache;
-use stockaj_gateway::internals::tokens::hash::TokenHash;
+use stockaj_gateway::internals::tokens::hash::TokenHashes;
 use stockaj_gateway::internals::tokens::introspection_limiter::IntrospectionLimiter;
 use stockaj_gateway::internals::tokens::introspector::Introspector;
 use stockaj_gateway::internals::tokens::lookup::{Lookup, SharedVerdicts};
@@ -226,7 +226,7 @@ impl House {
         let metrics = Metrics::new(1);
         let core = metrics.worker(0);
         let routes = metrics.routes(map.templates());
-        let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {}));
+        let cache = TokenCache::new(&settings.cache, Arc::default(), Arc::default(), Box::new(|_| {}));
         let verdict = Verdict {
             id: "1".into(),
             name: None,
@@ -238,7 +238,7 @@ impl House {
             allowed_from: None,
         };
         let now = Instant::now();
-        cache.store(TokenHash::of(TOKEN), verdict, cache.generation(), now, now, SystemTime::now());
+        cache.store(TokenHashes::of(TOKEN), verdict, cache.generation(), now, now, SystemTime::now());
         let shared = Arc::new(SharedVerdicts { cache, introspections: IntrospectionLimiter::new(8) });
         let second = Duration::from_secs(1);
         let introspection = &settings.introspection;

@@ -15,7 +15,8 @@ const MAX_SUBJECT: usize = 256;
 /// The shortest interval between two lines about rejected attempts.
 const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// The paths that a line about rejected attempts may contain: those that need a credential.
-const PATHS: [&str; 6] = ["/tokens", "/tokens/revoke", "/config", "/usage", "/unmapped", "/webhook"];
+const PATHS: [&str; 7] =
+    ["/tokens", "/tokens/revoke", "/tokens/block", "/config", "/usage", "/unmapped", "/webhook"];
 
 /// The authenticated sender of a request.
 #[derive(Clone, Copy, Debug)]

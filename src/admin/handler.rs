@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::audit::{Action, Actor, unavailable};
 use super::response::{AdminResponse, json, message, not_allowed, text};
-use super::{Admin, ReadinessState, tokens, unmapped, usage, webhook};
+use super::{Admin, ReadinessState, blocks, tokens, unmapped, usage, webhook};
 use crate::listener::connections::ConnectionSlot;
 use crate::policy::headers::X_REQUEST_ID;
 use crate::response::record::new_request_id;
@@ -116,6 +116,10 @@ async fn authenticated(admin: &Admin, actor: Actor<'_>, request: &Request<Bytes>
         "/" | "/tokens" | "/config" | "/usage" | "/unmapped" => not_allowed("GET, HEAD"),
         "/tokens/revoke" if *method == Method::POST => tokens::revoke(admin, actor, request.body()),
         "/tokens/revoke" => not_allowed("POST"),
+        "/tokens/block" if is_read => blocks::list(admin, actor),
+        "/tokens/block" if *method == Method::POST => blocks::block(admin, actor, request.body()).await,
+        "/tokens/block" if *method == Method::DELETE => blocks::unblock(admin, actor, request.body()).await,
+        "/tokens/block" => not_allowed("GET, HEAD, POST, DELETE"),
         _ => message(StatusCode::NOT_FOUND, "Not Found."),
     }
 }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod audit;
+mod blocks;
 mod handler;
 mod response;
 mod throttle;
@@ -42,6 +43,7 @@ use crate::listener::{Listener, Socket};
 use crate::telemetry::lines::AuditLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::unmapped::UncoveredRequests;
+use crate::tokens::blocker::Blocker;
 use crate::tokens::revoker::Revoker;
 use crate::usage::writer::Usage;
 
@@ -94,6 +96,8 @@ pub struct Admin {
     pub settings: Arc<ArcSwap<Settings>>,
     /// Drops cached verdicts.
     pub revoker: Arc<Revoker>,
+    /// Blocks tokens.
+    pub blocker: Arc<Blocker>,
     /// The usage ledger.
     pub usage: Arc<Usage>,
     /// Requests that the ability map does not cover.

@@ -13,6 +13,8 @@ use super::*;
 use crate::config;
 use crate::config::settings::ListenAddress;
 use crate::telemetry::lines::AuditPriority;
+use crate::tokens::blocklist::BlockList;
+use crate::tokens::blocklist::file::BlockFile;
 use crate::tokens::cache::TokenCache;
 use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::lookup::SharedVerdicts;
@@ -35,17 +37,21 @@ impl Admin {
         let mut settings = config::load_text("test", text.to_owned()).unwrap().settings;
         settings.admin.token = token.map(SecretString::from);
         let metrics = Metrics::new(1);
+        let blocks = Arc::<BlockList>::default();
         let shared = Arc::new(SharedVerdicts {
-            cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
+            cache: TokenCache::new(&settings.cache, Arc::default(), Arc::clone(&blocks), Box::new(|_| {})),
             introspections: IntrospectionLimiter::new(1),
         });
         let revoker = Arc::new(Revoker::new(shared, Arc::clone(&metrics)));
+        let (file, _) = BlockFile::open(std::path::Path::new("/dev/null/blocked.json")).unwrap();
+        let blocker = Blocker::new(blocks, file, Arc::clone(&revoker), Arc::clone(&metrics));
         let usage = Arc::new(Usage::new(Arc::clone(&metrics), 1));
         Self {
             metrics,
             readiness,
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             revoker,
+            blocker: Arc::new(blocker),
             usage,
             uncovered: UncoveredRequests::new(1),
             refused: RejectedAttempts::default(),

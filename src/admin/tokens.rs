@@ -23,7 +23,7 @@ const MALFORMED: &str =
     r#"The body must be one of {"id": "17"}, {"token": "17|…"}, {"name": "…"} and {"all": true}."#;
 
 /// The error for a token in place of an id or a name: it would match nothing, and be published to the other replicas.
-const IS_TOKEN: &str = r#"That is a token: send it as {"token": "17|…"}."#;
+pub(super) const IS_TOKEN: &str = r#"That is a token: send it as {"token": "17|…"}."#;
 
 /// The body of `POST /tokens/revoke`: exactly one key.
 #[derive(Deserialize)]
@@ -38,9 +38,18 @@ enum RevokeRequest {
 /// The contract has a string, Laravel a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Id {
+pub(super) enum Id {
     Text(String),
     Number(u64),
+}
+
+impl Id {
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Text(id) => id,
+            Self::Number(id) => id.to_string(),
+        }
+    }
 }
 
 /// Drops cached verdicts before it responds.
@@ -51,10 +60,7 @@ pub(super) fn revoke(admin: &Admin, actor: Actor<'_>, body: &Bytes) -> AdminResp
     // `by` and `what` are logged. They never contain a token.
     let (by, what, revocations) = match request {
         RevokeRequest::Id(id) => {
-            let id = match id {
-                Id::Text(id) => id,
-                Id::Number(id) => id.to_string(),
-            };
+            let id = id.into_text();
             ("id", id.clone(), vec![Revocation::Id(id.into())])
         }
         RevokeRequest::Token(token) => {

@@ -14,7 +14,7 @@ use super::token_input::TokenArguments;
 use super::{ConfigArgument, Exit, output, report, show};
 use crate::config::{Finding, Report, Settings, Severity};
 use crate::policy::map::AbilityMap;
-use crate::server::Resources;
+use crate::server::{Resources, Server};
 
 /// Validate a gateway.yaml, a map file or a policy test file
 ///
@@ -130,9 +130,12 @@ fn content(checked: Checked) -> (Report, String, Option<Settings>) {
     match checked {
         Checked::Gateway(loaded) => {
             let mut findings = loaded.warnings;
-            if let Err(error) = Resources::build(&loaded.settings) {
+            let resources = Resources::build(&loaded.settings).map(drop);
+            for error in
+                [resources, Server::check_files(&loaded.settings)].into_iter().filter_map(Result::err)
+            {
                 let (key, reason) = error.key().unwrap_or_else(|| (String::new(), error.to_string()));
-                findings.refuse(&key, reason);
+                findings.refuse(&key, reason, error.help());
             }
             warn_of_sunsets(&loaded.settings.abilities, Timestamp::now(), &mut findings);
             let content = format!("{} routes", loaded.settings.abilities.routes().len());

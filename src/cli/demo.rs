@@ -284,6 +284,7 @@ fn gateway_yaml(
     if let Some(usage) = usage {
         configuration["admin"]["token"] = json!(usage.admin_token);
         configuration["usage"] = json!({"path": usage.file()});
+        configuration["blocked"] = json!({"path": usage.file().with_file_name("blocked.json")});
     }
     let mut text = serde_yaml::to_string(&configuration)?;
     text.push_str("abilities:\n");

@@ -281,7 +281,7 @@ pub(crate) fn show(findings: &config::Report) {
 pub(crate) fn report_start_error(findings: &mut config::Report, error: &StartError) {
     match error.key() {
         Some((key, reason)) => {
-            findings.refuse(&key, reason);
+            findings.refuse(&key, reason, error.help());
             show(findings);
         }
         None => report(format_args!("error: {error}")),

@@ -12,8 +12,8 @@ use super::language::{
 };
 use super::listener_overlap;
 use super::sections::{
-    SECRETS, abilities, admin, backend, cache, cors, denials, identity_headers, introspection, limits,
-    listen, log, rate_limit, redis, runtime, shadow, traces, usage, webhook,
+    SECRETS, abilities, admin, backend, blocked, cache, cors, denials, identity_headers, introspection,
+    limits, listen, log, rate_limit, redis, runtime, shadow, traces, usage, webhook,
 };
 use super::settings::{ListenAddress, Settings};
 use crate::policy::identity::IdentityHeader;
@@ -41,6 +41,8 @@ section! {
         denials: denials::Denials,
         /// The cache of introspected tokens.
         cache: cache::Cache,
+        /// The block list: tokens that are refused, whatever introspection says.
+        blocked: blocked::Blocked,
         /// Limits on the size, duration and number of requests and connections.
         limits: limits::Limits,
         /// The limits of each token. Without this section there are none.
@@ -150,13 +152,14 @@ fn warn_of_unknown_addresses(settings: &Settings, places: &[(String, Span)], dec
     }
 }
 
-/// The places of addresses and `tls` sections, which only a start of the gateway can validate completely.
+/// The places of addresses, files of the gateway and `tls` sections, which only a start can validate completely.
 fn places(tree: &Node) -> Vec<(String, Span)> {
     let keys = tree.entries().iter().flat_map(|Entry { key: section, value }| {
         let keys = value.entries().iter();
         keys.map(move |Entry { key, value }| (format!("{}.{}", section.text, key.text), key, value))
     });
-    let wanted = keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "redirect_address" | "tls"));
+    let wanted =
+        keys.filter(|(_, key, _)| matches!(&*key.text, "address" | "path" | "redirect_address" | "tls"));
     let mut places = Vec::new();
     for (path, key, value) in wanted {
         if let Value::List(items) = &value.value {
@@ -190,6 +193,7 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
         cors: cors::compile(raw.cors, decoder),
         denials: denials::compile(raw.denials),
         cache: cache::compile(raw.cache, &map, decoder),
+        blocked: blocked::compile(raw.blocked, decoder),
         limits: limits::compile(raw.limits),
         rate_limit,
         quota: quota.flatten(),

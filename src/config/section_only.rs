@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::language::{Decode, Decoder, Entry, Environment, Report, find_entry};
-use super::sections::{SECRETS, abilities, admin, introspection, limits, usage};
+use super::sections::{SECRETS, abilities, admin, blocked, introspection, limits, usage};
 use super::settings;
 
 /// Loads `admin`.
@@ -40,6 +40,14 @@ pub fn load_usage(path: &Path) -> Result<Option<settings::Usage>, Report> {
 pub fn load_introspection(path: &Path) -> Result<(settings::Introspection, usize), Report> {
     let limits = load(path, "limits", |raw, _| limits::compile(raw))?;
     Ok((load(path, "introspection", introspection::compile)?, limits.token_bytes))
+}
+
+/// Loads `blocked`.
+///
+/// # Errors
+/// A report of every error in `blocked`, or why the file cannot be read.
+pub fn load_blocked(path: &Path) -> Result<settings::Blocked, Report> {
+    load(path, "blocked", blocked::compile)
 }
 
 fn load<R: Decode, S>(

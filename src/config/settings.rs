@@ -45,6 +45,8 @@ pub struct Settings {
     pub denials: Denials,
     /// The lifetime of verdicts.
     pub cache: Cache,
+    /// Tokens that are refused, whatever introspection says.
+    pub blocked: Blocked,
     /// Bounds on what a client may send or hold.
     pub limits: Limits,
     /// The limits of each token; `None` if there are none.
@@ -419,6 +421,17 @@ impl Cache {
     pub fn max_age(&self, requirement: &Requirement) -> Option<Duration> {
         requirement.abilities().filter_map(|ability| self.max_age.get(ability)).min().copied()
     }
+}
+
+/// `blocked`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// `blocked.path`: the file of the blocks of the admin listener.
+    pub path: PathBuf,
+    /// `blocked.ids`
+    pub ids: Box<[Box<str>]>,
+    /// `blocked.names`
+    pub names: Box<[Box<str>]>,
 }
 
 /// `webhook`

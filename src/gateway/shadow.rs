@@ -6,6 +6,7 @@ use std::fmt::{self, Display, Formatter};
 use std::rc::Rc;
 use std::time::Instant;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method};
 
 use super::context::ReadRequest;
@@ -87,6 +88,12 @@ impl Gateway {
         };
         let (permit, caller) = match (token, refusal) {
             (_, None) => (permitted, Caller::Public),
+            // The backend may read a token in the field that this gateway does not, and that token may be blocked.
+            (Err(_), Some(refusal))
+                if request.head.headers.contains_key(AUTHORIZATION) && self.lookup.has_blocks() =>
+            {
+                return Err(refusal);
+            }
             (Err(_), Some(refusal)) => (permitted, Caller::Unauthenticated(refusal)),
             (Ok(token), Some(refusal)) => {
                 let cached = self.cached_token(token, record, refusal).await;

@@ -24,7 +24,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::unmapped::UncoveredRequests;
 use crate::tokens::cache::TokenCache;
-use crate::tokens::hash::TokenHash;
+use crate::tokens::hash::{TokenHash, TokenHashes};
 use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::introspector::Introspector;
 use crate::tokens::lookup::SharedVerdicts;
@@ -53,7 +53,7 @@ fn gateway_of_test(port: u16, backend_timeout: Duration, change: impl FnOnce(&mu
     let metrics = Metrics::new(1);
     let routes = metrics.routes(settings.abilities.templates());
     let shared = Arc::new(SharedVerdicts {
-        cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
+        cache: TokenCache::new(&settings.cache, Arc::default(), Arc::default(), Box::new(|_| {})),
         introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
     });
     let introspection = &settings.introspection;
@@ -117,7 +117,7 @@ impl TestGateway {
             allowed_from: None,
         };
         let (now, wall, cache) = (Instant::now(), SystemTime::now(), &self.shared.cache);
-        cache.store(TokenHash::of(token), verdict, cache.generation(), now, now, wall);
+        cache.store(TokenHashes::of(token), verdict, cache.generation(), now, now, wall);
     }
 
     fn counts(&self, sample: &str) -> bool {

@@ -92,6 +92,13 @@ enum TunnelEnd {
     Blocked,
 }
 
+impl TunnelEnd {
+    /// The end of a tunnel whose token a revocation has named: every block makes one, too.
+    fn of_revoked(gateway: &Gateway, cached: &Rc<CachedToken>) -> Self {
+        if gateway.lookup().is_blocked(cached) { Self::Refused(Refusal::Blocked) } else { Self::Revoked }
+    }
+}
+
 /// Counts an open tunnel until it is dropped.
 struct OpenTunnel<'a>(&'a Recorder);
 
@@ -243,7 +250,7 @@ async fn watch(
         if let Some((_, cached)) = &upgrade.token
             && decided_by.lookup().was_named_in_revocation(cached)
         {
-            return TunnelEnd::Revoked;
+            return TunnelEnd::of_revoked(&decided_by, cached);
         }
         let gateway = gateway();
         if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, upgrade, now) {
@@ -252,8 +259,8 @@ async fn watch(
         let before = upgrade.token.as_ref().map(|(_, cached)| Rc::clone(cached));
         let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(upgrade, now)).await;
         // Also during the decision: the new verdict may be younger than the revocation.
-        if before.is_some_and(|cached| gateway.lookup().was_named_in_revocation(&cached)) {
-            return TunnelEnd::Revoked;
+        if let Some(cached) = before.filter(|cached| gateway.lookup().was_named_in_revocation(cached)) {
+            return TunnelEnd::of_revoked(&gateway, &cached);
         }
         match decided.unwrap_or(Err(Refusal::NoVerdict)) {
             Ok(()) => decided_by = gateway,

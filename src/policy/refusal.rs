@@ -27,6 +27,8 @@ pub enum Reason {
     NotYetValid,
     /// A claim of the token is not the one that `introspection.expect` names.
     UnexpectedClaim,
+    /// The block list has the token.
+    Blocked,
     /// No route matches the path.
     Unmapped,
     /// The most specific route that matches the path lacks the method.
@@ -61,7 +63,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Allowed,
         Self::Public,
         Self::MissingToken,
@@ -70,6 +72,7 @@ impl Reason {
         Self::ExpiredToken,
         Self::NotYetValid,
         Self::UnexpectedClaim,
+        Self::Blocked,
         Self::Unmapped,
         Self::MethodNotMapped,
         Self::Denied,
@@ -98,6 +101,7 @@ impl Reason {
             Self::ExpiredToken => "expired_token",
             Self::NotYetValid => "not_yet_valid",
             Self::UnexpectedClaim => "unexpected_claim",
+            Self::Blocked => "blocked",
             Self::Unmapped => "unmapped",
             Self::MethodNotMapped => "method_not_mapped",
             Self::Denied => "denied",
@@ -208,6 +212,8 @@ pub enum Refusal {
     NotYetValid,
     /// The token was issued for another service, by another issuer, or to another client: 401.
     UnexpectedClaim(Claim),
+    /// The block list has the token: 401.
+    Blocked,
     /// No route matches the path: 403.
     Unmapped,
     /// The most specific route that matches the path lacks the method: 403.
@@ -273,11 +279,15 @@ impl Refusal {
         )
     }
 
-    /// Whether introspection reported the token as inactive, or a verdict that counts as such.
+    /// Whether introspection reported the token as inactive, or a verdict that counts as such, or the token is blocked.
     pub const fn is_inactive_token(&self) -> bool {
         matches!(
             self,
-            Self::InactiveToken | Self::ExpiredToken | Self::NotYetValid | Self::UnexpectedClaim(_)
+            Self::InactiveToken
+                | Self::ExpiredToken
+                | Self::NotYetValid
+                | Self::UnexpectedClaim(_)
+                | Self::Blocked
         )
     }
 
@@ -291,6 +301,7 @@ impl Refusal {
             Self::ExpiredToken => Reason::ExpiredToken,
             Self::NotYetValid => Reason::NotYetValid,
             Self::UnexpectedClaim(_) => Reason::UnexpectedClaim,
+            Self::Blocked => Reason::Blocked,
             Self::Unmapped => Reason::Unmapped,
             Self::MethodNotMapped => Reason::MethodNotMapped,
             Self::Denied => Reason::Denied,

@@ -71,8 +71,8 @@ pub struct ShadowSettings {
 }
 
 impl ShadowSettings {
-    /// Whether a request with this refusal is forwarded. Ambiguous requests, limits and missing verdicts are no decisions
-    /// of a map: their refusals are enforced in every mode.
+    /// Whether a request with this refusal is forwarded. Ambiguous requests, limits, missing verdicts and blocks are no
+    /// decisions of a map: their refusals are enforced in every mode.
     pub const fn permits(self, refusal: &Refusal) -> bool {
         let mode = match refusal {
             Refusal::Unmapped
@@ -90,6 +90,7 @@ impl ShadowSettings {
             // A property of the token, as its expiry is.
             | Refusal::WrongNetwork(NetworkRule::Token) => self.authentication,
             Refusal::BadRequest(_)
+            | Refusal::Blocked
             | Refusal::NoVerdict
             | Refusal::Overloaded
             | Refusal::RequestTimeout
@@ -151,6 +152,7 @@ mod tests {
         ];
         let others = [
             Refusal::BadRequest("two Host fields"),
+            Refusal::Blocked,
             Refusal::NoVerdict,
             Refusal::Overloaded,
             Refusal::RequestTimeout,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, RedisError};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError, ServerErrorKind,
+};
 use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 
@@ -67,4 +69,15 @@ pub(super) fn info(settings: &settings::Redis) -> RedisConnectionInfo {
         info = info.set_password(password.expose_secret());
     }
     info
+}
+
+/// Whether Redis rejected the command itself, rather than being temporarily unable to execute it.
+pub(super) fn is_command_error(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(
+            ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown,
+        ) => false,
+        ErrorKind::Server(_) | ErrorKind::Extension => true,
+        _ => false,
+    }
 }

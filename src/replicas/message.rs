@@ -1,20 +1,31 @@
-//! The messages between replicas. A message can only revoke, never grant.
+//! The messages between replicas. A message can revoke, block, or remove a block that a replica made; none can grant.
 
 use serde::{Deserialize, Serialize};
 
+use crate::tokens::blocklist::record::BlockRecord;
 use crate::tokens::hash::TokenHash;
 use crate::tokens::revocation::Revocation;
 
 /// The longest message that is read, in bytes. Introspected ids may be long.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A revocation for other replicas.
+/// A revocation or a change of the block list, for other replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Message {
     /// The random number of the sending process.
     pub(super) from: u64,
-    forget: WireRevocation,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forget: Option<WireRevocation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    block: Option<BlockRecord>,
+}
+
+/// What a message tells other replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Revocation(Revocation),
+    Block(BlockRecord),
 }
 
 /// A [`Revocation`] with hashes instead of names and tokens, which must not be readable in Redis.
@@ -24,6 +35,7 @@ enum WireRevocation {
     Id(Box<str>),
     NameSha256(Sha256),
     TokenSha256(Sha256),
+    SecretSha256(Sha256),
     All,
     Missed,
 }
@@ -56,21 +68,33 @@ impl Message {
             Revocation::Name(name) => WireRevocation::NameSha256(Sha256(*TokenHash::of(&*name).as_bytes())),
             Revocation::HashedName(hash) => WireRevocation::NameSha256(Sha256(hash)),
             Revocation::Token(hash) => WireRevocation::TokenSha256(Sha256(*hash.as_bytes())),
+            Revocation::Secret(hash) => WireRevocation::SecretSha256(Sha256(*hash.as_bytes())),
             Revocation::All => WireRevocation::All,
             Revocation::Missed => WireRevocation::Missed,
         };
-        Self { from, forget }
+        Self { from, forget: Some(forget), block: None }
     }
 
-    /// The revocation in the message.
-    pub(super) fn revocation(self) -> Revocation {
-        match self.forget {
+    /// The message for a change of the block list.
+    pub(super) fn of_block(from: u64, record: &BlockRecord) -> Self {
+        Self { from, forget: None, block: Some(record.without_name()) }
+    }
+
+    /// What the message tells; `None` unless that is one thing.
+    fn content(self) -> Option<Content> {
+        let forget = match (self.forget, self.block) {
+            (Some(forget), None) => forget,
+            (None, Some(record)) => return Some(Content::Block(record)),
+            (None, None) | (Some(_), Some(_)) => return None,
+        };
+        Some(Content::Revocation(match forget {
             WireRevocation::Id(id) => Revocation::Id(id),
             WireRevocation::NameSha256(Sha256(hash)) => Revocation::HashedName(hash),
             WireRevocation::TokenSha256(Sha256(hash)) => Revocation::Token(TokenHash::from_bytes(hash)),
+            WireRevocation::SecretSha256(Sha256(hash)) => Revocation::Secret(TokenHash::from_bytes(hash)),
             WireRevocation::All => Revocation::All,
             WireRevocation::Missed => Revocation::Missed,
-        }
+        }))
     }
 
     /// Serialises the message; `None` on an error.
@@ -79,14 +103,16 @@ impl Message {
     }
 }
 
-/// Parses a published payload: the epoch, a space, the message as JSON. Returns `None` for anything else.
-pub(super) fn parse(bytes: &[u8]) -> Option<(u64, Message)> {
+/// Parses a published payload: the epoch, a space, the message as JSON. Returns the epoch, the sender and the content, or
+/// `None` for anything else.
+pub(super) fn parse(bytes: &[u8]) -> Option<(u64, u64, Content)> {
     let text = std::str::from_utf8(bytes.get(..bytes.len().min(MAX_BYTES + 1))?).ok()?;
     if text.len() > MAX_BYTES {
         return None;
     }
     let (epoch, message) = text.split_once(' ')?;
-    Some((parse_epoch(epoch)?, serde_json::from_str(message).ok()?))
+    let message: Message = serde_json::from_str(message).ok()?;
+    Some((parse_epoch(epoch)?, message.from, message.content()?))
 }
 
 /// Parses an epoch in the format of Redis.
@@ -99,6 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tokens::blocklist::record::{Block, BlockSource, BlockSubject, BlockVersion};
 
     #[test]
     fn every_revocation_can_be_sent_and_parsed() {
@@ -108,13 +135,34 @@ mod tests {
             (Revocation::Name("scanner".into()), hashed.clone()),
             (hashed.clone(), hashed),
             (Revocation::Token(TokenHash::of("17|a")), Revocation::Token(TokenHash::of("17|a"))),
+            (Revocation::Secret(TokenHash::of("a")), Revocation::Secret(TokenHash::of("a"))),
             (Revocation::All, Revocation::All),
             (Revocation::Missed, Revocation::Missed),
         ] {
             let sent = Message::new(7, revocation).to_json().unwrap();
             assert!(!sent.contains("scanner") && !sent.contains('|'), "{sent}");
-            let (epoch, message) = parse(format!("41 {sent}").as_bytes()).unwrap();
-            assert_eq!((epoch, message.from, message.revocation()), (41, 7, received), "{sent}");
+            let parsed = parse(format!("41 {sent}").as_bytes());
+            assert_eq!(parsed, Some((41, 7, Content::Revocation(received))), "{sent}");
+        }
+    }
+
+    #[test]
+    fn change_of_the_block_list_is_received_without_its_name() {
+        let subject = BlockSubject::of_name("scanner").unwrap();
+        let version = BlockVersion { at: 1, by: 2 };
+        let block = Block {
+            name: Some("scanner".into()),
+            until: None,
+            reason: Some("leaked".into()),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            source: BlockSource::Admin,
+        };
+        for block in [Some(block), None] {
+            let record = BlockRecord { subject: subject.clone(), version, block };
+            let sent = Message::of_block(7, &record).to_json().unwrap();
+            assert!(!sent.contains("scanner"), "{sent}");
+            let parsed = parse(format!("41 {sent}").as_bytes());
+            assert_eq!(parsed, Some((41, 7, Content::Block(record.without_name()))), "{sent}");
         }
     }
 
@@ -136,6 +184,11 @@ mod tests {
             r#"1 {"from":1,"forget":{"id":"1","id":"2"}}"#,
             r#"1 {"from":1,"forget":{"token_sha256":"ab"}}"#,
             r#"1 {"from":1,"forget":{"grant":"17"}}"#,
+            r#"1 {"from":1,"block":{"id":"17"}}"#,
+            r#"1 {"from":1,"block":{"id":"17","version":"1-2"}}"#,
+            r#"1 {"from":1,"block":{"version":"0000000000000001-0000000000000002"}}"#,
+            r#"1 {"from":1,"forget":"all","block":{"id":"17","version":"0000000000000001-0000000000000002"}}"#,
+            r#"1 {"from":1,"block":{"id":"17","allow":true,"version":"0000000000000001-0000000000000002"}}"#,
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
@@ -155,10 +208,11 @@ mod tests {
 
         #[test]
         fn ids_are_received_unchanged(id in ".*", from: u64, epoch: u64) {
-            let message = Message::new(from, Revocation::Id(id.clone().into()));
+            let revocation = Revocation::Id(id.into());
+            let message = Message::new(from, revocation.clone());
             let sent = format!("{epoch} {}", message.to_json().unwrap());
             let received = parse(sent.as_bytes()).unwrap();
-            prop_assert_eq!(received, (epoch, message));
+            prop_assert_eq!(received, (epoch, from, Content::Revocation(revocation)));
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Exchanges revocations and shares of rate limits with other replicas through Redis.
+//! Exchanges revocations, blocks and shares of rate limits with other replicas through Redis.
 //!
 //! A separate thread does it, so that no request waits for Redis. One Lua script increments the *epoch*, a number in
 //! Redis, and publishes the revocation with it. By the epoch, a replica detects whether it missed an earlier message,
 //! also after a reconnection. Missed revocations cannot be recovered: the replica introspects all tokens again
-//! ([`Revocation::Missed`]), which is always safe. So Redis stores a single number, and nothing written there can do
-//! more than revoke. What shared rate limits store is described in [`shares`].
+//! ([`Revocation::Missed`]), which is always safe. So revocations store a single number in Redis, and nothing written there
+//! can grant anything. What the block list stores is described in [`blocks`], and what shared rate limits store in
+//! [`shares`].
 //!
 //! A Redis stream would deliver missed revocations, but it must be stored and trimmed, and a trimmed stream needs the
 //! same fallback.
@@ -16,6 +17,7 @@
 //! While Redis is unreachable, the gateway keeps serving. Its own revocations take effect here at once and are
 //! published later. Revocations of other replicas take effect here once `cache.ttl` has passed.
 
+mod blocks;
 mod bounded;
 mod commands;
 mod message;
@@ -34,6 +36,7 @@ use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use self::blocks::BlockExchange;
 use self::outbox::Outbox;
 use self::session::{Session, SessionError, Subscriber};
 use self::shares::{ShareExchanger, SharedLimits};
@@ -41,6 +44,7 @@ use crate::client::{ClientKey, Connector, ConnectorError};
 use crate::config::settings;
 use crate::limits::tokens::TokenLimits;
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::blocker::Blocker;
 use crate::tokens::revoker::Revoker;
 
 #[cfg(doc)]
@@ -87,7 +91,10 @@ impl RedisClient {
 /// The exchange of revocations with other replicas, by the current configuration.
 pub struct Replicas {
     revoker: Arc<Revoker>,
+    blocker: Arc<Blocker>,
     metrics: Arc<Metrics>,
+    /// Whether the first exchange of blocks was completed or has failed.
+    attempted: watch::Sender<bool>,
     limits: watch::Sender<SharedLimits>,
     running: Mutex<Option<RunningTask>>,
 }
@@ -95,13 +102,32 @@ pub struct Replicas {
 struct RunningTask {
     client: Arc<RedisClient>,
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<(Outbox, ShareExchanger)>,
+    thread: JoinHandle<Exchanges>,
 }
+
+/// What moves to the next Redis after a reload.
+type Exchanges = (Outbox, BlockExchange, ShareExchanger);
 
 impl Replicas {
     /// Creates the exchange without a connection.
-    pub fn new(revoker: Arc<Revoker>, metrics: Arc<Metrics>) -> Self {
-        Self { revoker, metrics, limits: watch::Sender::new(None), running: Mutex::default() }
+    pub fn new(revoker: Arc<Revoker>, blocker: Arc<Blocker>, metrics: Arc<Metrics>) -> Self {
+        let limits = watch::Sender::new(None);
+        let attempted = watch::Sender::new(false);
+        Self { revoker, blocker, metrics, attempted, limits, running: Mutex::default() }
+    }
+
+    /// Waits until the blocks of other replicas are known or Redis cannot be reached, for 2 s at most. Returns at once
+    /// without Redis.
+    pub async fn wait_for_blocks(&self) {
+        if self.running.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return;
+        }
+        let mut attempted = self.attempted.subscribe();
+        if timeout(REDIS_TIMEOUT, attempted.wait_for(|attempted| *attempted)).await.is_err() {
+            tracing::warn!(
+                "Redis does not answer: the gateway starts with its own blocks, and gets those of others later"
+            );
+        }
     }
 
     /// Uses `client` from now on, or no Redis if it is `None`. Keeps the connections if `client` is the current one.
@@ -137,21 +163,24 @@ impl Replicas {
         }
     }
 
-    fn start(
-        &self,
-        client: &Arc<RedisClient>,
-        previous: Option<(Outbox, ShareExchanger)>,
-    ) -> io::Result<RunningTask> {
+    fn start(&self, client: &Arc<RedisClient>, previous: Option<Exchanges>) -> io::Result<RunningTask> {
         let (stop, stopped) = oneshot::channel();
-        let (outbox, shares) = previous.unzip();
+        let (outbox, blocks, shares) = match previous {
+            Some((outbox, blocks, shares)) => (outbox, blocks, shares),
+            None => (
+                Outbox::new(self.revoker.subscribe()),
+                BlockExchange::new(Arc::clone(&self.blocker), self.attempted.clone()),
+                ShareExchanger::new(self.limits.subscribe(), Arc::clone(&self.metrics)),
+            ),
+        };
+        let (revoker, blocker) = (Arc::clone(&self.revoker), Arc::clone(&self.blocker));
         let mut task = ReplicaTask {
             client: Arc::clone(client),
-            subscriber: Subscriber::new(Arc::clone(&self.revoker), Arc::clone(&self.metrics)),
-            outbox: outbox.unwrap_or_else(|| Outbox::new(self.revoker.subscribe())),
+            subscriber: Subscriber::new(revoker, blocker, Arc::clone(&self.metrics)),
+            outbox,
+            blocks,
             session: None,
         };
-        let shares =
-            shares.unwrap_or_else(|| ShareExchanger::new(self.limits.subscribe(), Arc::clone(&self.metrics)));
         let shared_client = Arc::clone(client);
         // The runtime is not `Send`, so the thread creates it.
         let thread = thread::Builder::new().name("replicas".to_owned()).spawn(move || {
@@ -169,14 +198,14 @@ impl Replicas {
                 }),
                 Err(error) => tracing::error!(%error, "cannot exchange messages with other replicas"),
             }
-            (task.outbox, shares)
+            (task.outbox, task.blocks, shares)
         })?;
         Ok(RunningTask { client: Arc::clone(client), stop, thread })
     }
 }
 
 impl RunningTask {
-    fn stop(self) -> Option<(Outbox, ShareExchanger)> {
+    fn stop(self) -> Option<Exchanges> {
         let Self { stop, thread, .. } = self;
         drop(stop);
         let ended = thread.join();
@@ -192,6 +221,7 @@ struct ReplicaTask {
     client: Arc<RedisClient>,
     subscriber: Subscriber,
     outbox: Outbox,
+    blocks: BlockExchange,
     session: Option<Session>,
 }
 
@@ -207,7 +237,7 @@ impl ReplicaTask {
                     log.connected();
                     let connected_at = Instant::now();
                     let session = self.session.insert(session);
-                    let lost = session.run(&mut self.subscriber, &mut self.outbox).await;
+                    let lost = session.run(&mut self.subscriber, &mut self.outbox, &mut self.blocks).await;
                     self.session = None;
                     self.subscriber.set_connected(false);
                     self.subscriber.apply_deferred(Instant::now());
@@ -218,6 +248,7 @@ impl ReplicaTask {
                 }
                 Err(error) => error,
             };
+            self.blocks.mark_attempted();
             log.lost(&lost, Instant::now());
             self.wait(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
@@ -228,12 +259,13 @@ impl ReplicaTask {
     async fn shut_down(&mut self) {
         self.subscriber.apply_deferred(Instant::now());
         self.outbox.collect_all();
+        self.blocks.collect_all();
         if let Some(session) = &mut self.session {
-            let _ = timeout(
-                SHUTDOWN_TIMEOUT,
-                session.publish_pending(&self.subscriber, &mut self.outbox, usize::MAX),
-            )
-            .await;
+            let publish = async {
+                session.publish_pending(&self.subscriber, &mut self.outbox, usize::MAX).await?;
+                session.publish_blocks(&self.subscriber, &mut self.blocks, usize::MAX).await
+            };
+            let _ = timeout(SHUTDOWN_TIMEOUT, publish).await;
         }
     }
 

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use redis::RedisError;
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
-use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
+use super::blocks::BlockExchange;
 use super::bounded::{BoundedStream, ReadBudget};
-use super::commands::{Commands, OpenError, info};
-use super::message::{self, Message};
+use super::commands::{Commands, OpenError, info, is_command_error};
+use super::message::{self, Content, Message};
 use super::outbox::Outbox;
 use super::throttle::RevocationThrottle;
 use super::{LOG_INTERVAL, REDIS_TIMEOUT};
 use crate::client::{Connector, OfferedProtocols};
 use crate::config::settings;
 use crate::telemetry::metrics::{Metrics, RedisMessage, RevocationSource};
+use crate::tokens::blocker::Blocker;
+use crate::tokens::blocklist::Merged;
+use crate::tokens::blocklist::record::BlockRecord;
 use crate::tokens::revocation::Revocation;
 use crate::tokens::revoker::Revoker;
 
@@ -81,6 +85,8 @@ pub(super) struct Session {
     poll: Interval,
     channel: Box<str>,
     key: String,
+    /// The key of the block list.
+    block_key: String,
 }
 
 impl Session {
@@ -97,19 +103,32 @@ impl Session {
         let (mut sink, messages) = pubsub.split();
         sink.subscribe(&*settings.channel).await.map_err(failed_step("cannot subscribe"))?;
         let channel = settings.channel.clone();
-        let key = format!("{channel}:epoch");
+        let (key, block_key) = (format!("{channel}:epoch"), format!("{channel}:blocks"));
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut session = Self { commands, messages, _sink: sink, subscription_budget, poll, channel, key };
+        let mut session =
+            Self { commands, messages, _sink: sink, subscription_budget, poll, channel, key, block_key };
         // Read after subscribing, so that every later message is received.
         let state = RedisState { history: session.history().await?, epoch: session.epoch().await? };
         Ok((session, state))
     }
 
     /// Publishes and receives until the connection is lost.
-    pub(super) async fn run(&mut self, subscriber: &mut Subscriber, outbox: &mut Outbox) -> SessionError {
+    pub(super) async fn run(
+        &mut self,
+        subscriber: &mut Subscriber,
+        outbox: &mut Outbox,
+        blocks: &mut BlockExchange,
+    ) -> SessionError {
+        blocks.begin_session();
         loop {
             if let Err(error) = self.publish_pending(subscriber, outbox, MAX_PUBLISHED_AT_ONCE).await {
+                return error;
+            }
+            if let Err(error) = self.exchange_blocks(subscriber, blocks).await {
+                return error;
+            }
+            if let Err(error) = self.publish_blocks(subscriber, blocks, MAX_PUBLISHED_AT_ONCE).await {
                 return error;
             }
             let due = subscriber.throttle.due();
@@ -120,6 +139,7 @@ impl Session {
                     subscriber.receive(message.get_payload_bytes(), Instant::now());
                 }
                 () = outbox.collect() => {}
+                () = blocks.collect() => {}
                 () = sleep_until_due(due) => {
                     subscriber.apply_deferred(Instant::now());
                 }
@@ -127,7 +147,7 @@ impl Session {
                     Ok(epoch) => subscriber.check_epoch(epoch, Instant::now()),
                     Err(error) => return error,
                 },
-                () = std::future::ready(()), if outbox.next().is_some() => {}
+                () = std::future::ready(()), if outbox.next().is_some() || blocks.next().is_some() => {}
             }
             if subscriber.missed_polls >= MAX_MISSED_POLLS {
                 return SessionError::SubscriptionDead;
@@ -147,6 +167,46 @@ impl Session {
             self.publish(&Message::new(subscriber.process, revocation.clone())).await?;
             subscriber.metrics.redis_message(RedisMessage::Sent);
             outbox.mark_sent(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Exchanges all blocks, if that is due.
+    async fn exchange_blocks(
+        &mut self,
+        subscriber: &mut Subscriber,
+        blocks: &mut BlockExchange,
+    ) -> Result<(), SessionError> {
+        if std::mem::take(&mut subscriber.has_missed) {
+            blocks.request();
+        }
+        let now = Instant::now();
+        if !blocks.is_due(now) {
+            return Ok(());
+        }
+        let exchanged = blocks.exchange(&mut self.commands, &self.block_key, now).await;
+        for record in exchanged.map_err(failed_step("cannot exchange blocks"))? {
+            subscriber.merge(record, now);
+        }
+        blocks.mark_attempted();
+        Ok(())
+    }
+
+    /// Stores and publishes at most `max` pending changes of the block list.
+    pub(super) async fn publish_blocks(
+        &mut self,
+        subscriber: &Subscriber,
+        blocks: &mut BlockExchange,
+        max: usize,
+    ) -> Result<(), SessionError> {
+        for _ in 0..max {
+            let Some(record) = blocks.next().cloned() else { break };
+            // Stored first: a replica that subscribes in between reads it.
+            let stored = blocks.store(&mut self.commands, &self.block_key, &record).await;
+            stored.map_err(failed_step("cannot store a block"))?;
+            self.publish(&Message::of_block(subscriber.process, &record)).await?;
+            subscriber.metrics.redis_message(RedisMessage::Sent);
+            blocks.mark_sent();
         }
         Ok(())
     }
@@ -230,17 +290,6 @@ async fn sleep_until_due(time: Option<Instant>) {
     }
 }
 
-/// Whether Redis rejected the command itself, rather than being temporarily unable to execute it.
-fn is_command_error(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(
-            ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown,
-        ) => false,
-        ErrorKind::Server(_) | ErrorKind::Extension => true,
-        _ => false,
-    }
-}
-
 /// A random start in the lower half of Redis' integers, so that there is room to count.
 fn new_epoch() -> u64 {
     fastrand::u64(1..1 << 62)
@@ -261,11 +310,16 @@ pub(super) struct Subscriber {
     /// The number of consecutive polls with a missed message.
     missed_polls: usize,
     throttle: RevocationThrottle,
+    blocker: Arc<Blocker>,
+    /// Whether a message was missed since the last exchange of blocks.
+    has_missed: bool,
     logged_at: Option<Instant>,
+    /// When the rejection of a block was last logged.
+    rejected_at: Option<Instant>,
 }
 
 impl Subscriber {
-    pub(super) fn new(revoker: Arc<Revoker>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(revoker: Arc<Revoker>, blocker: Arc<Blocker>, metrics: Arc<Metrics>) -> Self {
         Self {
             revoker,
             metrics,
@@ -275,7 +329,10 @@ impl Subscriber {
             polled_epoch: None,
             missed_polls: 0,
             throttle: RevocationThrottle::default(),
+            blocker,
+            has_missed: false,
             logged_at: None,
+            rejected_at: None,
         }
     }
 
@@ -312,7 +369,7 @@ impl Subscriber {
 
     fn receive(&mut self, bytes: &[u8], now: Instant) {
         self.missed_polls = 0;
-        let Some((epoch, message)) = message::parse(bytes) else {
+        let Some((epoch, from, content)) = message::parse(bytes) else {
             self.metrics.redis_message(RedisMessage::Refused);
             if self.logged_at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
                 self.logged_at = Some(now);
@@ -323,9 +380,12 @@ impl Subscriber {
             }
             return;
         };
-        if message.from != self.process {
+        if from != self.process {
             self.metrics.redis_message(RedisMessage::Received);
-            self.apply_throttled(message.revocation(), now);
+            match content {
+                Content::Revocation(revocation) => self.apply_throttled(revocation, now),
+                Content::Block(record) => self.merge(record, now),
+            }
         }
         match self.epoch {
             Some(known) if known.checked_add(1) == Some(epoch) => self.epoch = Some(epoch),
@@ -334,8 +394,27 @@ impl Subscriber {
         }
     }
 
+    /// Applies a change of the block list.
+    fn merge(&mut self, record: BlockRecord, now: Instant) {
+        let revocation = record.subject.revocation();
+        match self.blocker.merge_received(record) {
+            Merged::Blocked => self.apply_throttled(revocation, now),
+            Merged::Nothing | Merged::Removed => {}
+            Merged::Rejected => {
+                self.metrics.redis_message(RedisMessage::Refused);
+                if self.rejected_at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+                    self.rejected_at = Some(now);
+                    tracing::warn!(
+                        "a block of another replica is rejected: the list is full, or the clocks differ by an hour"
+                    );
+                }
+            }
+        }
+    }
+
     fn record_gap(&mut self, epoch: u64, now: Instant) {
         self.epoch = Some(epoch);
+        self.has_missed = true;
         self.apply_throttled(Revocation::Missed, now);
     }
 

@@ -62,7 +62,8 @@ fn parts(refusal: &Refusal) -> ResponseParts {
         | Refusal::InactiveToken
         | Refusal::ExpiredToken
         | Refusal::NotYetValid
-        | Refusal::UnexpectedClaim(_) => unauthenticated(INVALID_TOKEN),
+        | Refusal::UnexpectedClaim(_)
+        | Refusal::Blocked => unauthenticated(INVALID_TOKEN),
         Refusal::Unmapped | Refusal::MethodNotMapped | Refusal::Denied | Refusal::WrongNetwork(_) => {
             unauthorized(INSUFFICIENT_SCOPE)
         }
@@ -191,6 +192,7 @@ mod tests {
             (Refusal::ExpiredToken, 401, "Unauthenticated.", invalid),
             (Refusal::NotYetValid, 401, "Unauthenticated.", invalid),
             (Refusal::UnexpectedClaim(Claim::Issuer), 401, "Unauthenticated.", invalid),
+            (Refusal::Blocked, 401, "Unauthenticated.", invalid),
             (Refusal::Unmapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::MethodNotMapped, 403, "This action is unauthorized.", insufficient),
             (Refusal::Denied, 403, "This action is unauthorized.", insufficient),

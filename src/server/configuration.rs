@@ -14,6 +14,7 @@ use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
 use crate::limits::Limiter;
 use crate::replicas::RedisClient;
 use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers};
+use crate::tokens::blocklist::BlockList;
 use crate::tokens::cache::TokenCache;
 use crate::tokens::introspection_limiter::IntrospectionLimiter;
 use crate::tokens::lookup::SharedVerdicts;
@@ -181,10 +182,12 @@ impl Configuration {
     pub(super) fn new(
         settings: Arc<Settings>,
         resources: Resources,
+        blocks: Arc<BlockList>,
         metrics: &Arc<Metrics>,
         usage: &Usage,
     ) -> Self {
-        let cache = TokenCache::new(&settings.cache, Arc::default(), Box::new(count_evictions(metrics)));
+        let cache =
+            TokenCache::new(&settings.cache, Arc::default(), blocks, Box::new(count_evictions(metrics)));
         Self {
             routes: metrics.routes(settings.templates()),
             shared: Arc::new(SharedVerdicts {
@@ -233,7 +236,9 @@ impl Configuration {
         let introspections = || IntrospectionLimiter::new(next.max_concurrent);
         if !gives_same_verdicts(next, present) {
             let revocations = Arc::clone(self.shared.cache.revocations());
-            let cache = TokenCache::new(&settings.cache, revocations, Box::new(count_evictions(metrics)));
+            let blocks = Arc::clone(self.shared.cache.blocks());
+            let cache =
+                TokenCache::new(&settings.cache, revocations, blocks, Box::new(count_evictions(metrics)));
             return Arc::new(SharedVerdicts { cache, introspections: introspections() });
         }
         let same_limits = limiter.has_tokens_of(&self.limiter);
@@ -255,6 +260,7 @@ impl Configuration {
         let (redirect, next_redirect) = (&now.listen.redirect_address, &mut next.listen.redirect_address);
         keep("listen.redirect_address", redirect, next_redirect, &mut kept);
         keep("admin.address", &now.admin.address, &mut next.admin.address, &mut kept);
+        keep("blocked.path", &now.blocked.path, &mut next.blocked.path, &mut kept);
         keep("runtime.threads", &now.threads, &mut next.threads, &mut kept);
         keep("log.format", &now.log.format, &mut next.log.format, &mut kept);
         for key in &kept {

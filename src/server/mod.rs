@@ -54,6 +54,10 @@ use crate::config::settings::{ListenAddress, Settings};
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
+use crate::tokens::blocker::Blocker;
+use crate::tokens::blocklist::BlockList;
+use crate::tokens::blocklist::file::{BlockFile, BlockFileError};
+use crate::tokens::blocklist::record::BlockRecord;
 use crate::tokens::clock::Reading;
 use crate::usage::writer::Usage;
 use crate::watch::FileWatcher;
@@ -80,6 +84,9 @@ pub enum StartError {
         /// The cause.
         source: ConnectorError,
     },
+    /// The file of blocks cannot be read.
+    #[error("blocked.path: {0}")]
+    Blocks(#[from] BlockFileError),
     /// An inherited socket cannot be used.
     #[error("{0}")]
     Inherit(#[from] InheritError),
@@ -95,7 +102,18 @@ impl StartError {
             Self::Bind { key, source } => Some(((*key).to_owned(), source.to_string())),
             Self::Certificate(entry) => Some((entry.key.clone(), entry.source.to_string())),
             Self::Connector { section, source } => Some((format!("{section}.tls"), source.to_string())),
+            Self::Blocks(error) => Some(("blocked.path".to_owned(), error.to_string())),
             Self::Inherit(_) | Self::System(_) => None,
+        }
+    }
+
+    /// What to do; `None` if the error says it.
+    pub const fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Blocks(_) => Some(
+                "the gateway does not start without its blocks: restore the file, or move it away and block again",
+            ),
+            _ => None,
         }
     }
 }
@@ -108,6 +126,7 @@ pub struct Server {
     admin: Listener,
     redirect: Option<Listener>,
     resources: Resources,
+    blocks: (BlockFile, Vec<BlockRecord>),
     source: Option<(PathBuf, FileWatcher)>,
 }
 
@@ -118,6 +137,7 @@ impl Server {
     /// [`StartError`]. Nothing is left half-started.
     pub fn bind(settings: Settings, log: log::Guard, mut inherited: Inherited) -> Result<Self, StartError> {
         let resources = Resources::build(&settings)?;
+        let blocks = BlockFile::open(&settings.blocked.path)?;
         let mut listen = |role, address, key| match inherited.remove(role) {
             Some(listener) => Ok(listener),
             None => Listener::bind(address).map_err(|source| StartError::Bind { key, source }),
@@ -133,7 +153,28 @@ impl Server {
         if inherited.remove(Role::Redirect).is_some() {
             return Err(InheritError::NotConfigured.into());
         }
-        Ok(Self { settings: Arc::new(settings), log, proxy, admin, redirect, resources, source: None })
+        Ok(Self {
+            settings: Arc::new(settings),
+            log,
+            proxy,
+            admin,
+            redirect,
+            resources,
+            blocks,
+            source: None,
+        })
+    }
+
+    /// Checks the files that the gateway itself writes and has to read at a start. One that this user may not read is
+    /// assumed to be fine.
+    ///
+    /// # Errors
+    /// [`StartError::Blocks`]
+    pub fn check_files(settings: &Settings) -> Result<(), StartError> {
+        match BlockFile::open(&settings.blocked.path) {
+            Err(error) if !error.is_permission_denied() => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Enables reloading on SIGHUP and when one of `files` changes: `path` and the files that it names.
@@ -166,17 +207,21 @@ impl Server {
         let metrics = Metrics::new(self.settings.threads);
         metrics.config_reload(true, SystemTime::now());
         let usage = Arc::new(Usage::new(Arc::clone(&metrics), self.settings.threads));
-        let configuration = Configuration::new(Arc::clone(&self.settings), self.resources, &metrics, &usage);
+        let (block_file, blocks) = self.blocks;
+        let blocks = Arc::new(BlockList::new(blocks));
+        let settings = Arc::clone(&self.settings);
+        let configuration = Configuration::new(settings, self.resources, blocks, &metrics, &usage);
         let configuration = Arc::new(configuration);
         // Before the log says that the gateway listens: until then SIGHUP would end the process.
         let hangups = self.source.as_ref().and_then(|_| hangups(&runtime));
         let log = self.log.control().clone();
-        let services = Arc::new(Services::start(&configuration, metrics, usage, log)?);
+        let services = Arc::new(Services::start(&configuration, metrics, usage, log, block_file)?);
         let stop_now = Arc::new(AtomicBool::new(false));
         let (workers, threads) = start_workers(&services, &configuration, &stop_now)?;
         let current: Current = Arc::new(ArcSwap::new(Arc::clone(&configuration)));
         update_metrics_on_scrape(&services, &current);
         runtime.spawn(follow_wall_clock(Arc::clone(&current)));
+        runtime.spawn(maintain_blocks(Arc::clone(&services.blocker)));
         let path = self.source.as_ref().map(|(path, _)| path.as_path());
         let Summary { version, config, routes, mode } = Summary::of(&self.settings, path);
         tracing::info!(version, config, routes, mode, "started");
@@ -213,6 +258,7 @@ impl Server {
             }
         };
         let serving = async {
+            services.replicas.wait_for_blocks().await;
             let requested_twice =
                 accept(self.proxy, dispatcher, new_configurations, &readiness, &mut shutdowns).await?;
             stop_now.store(requested_twice, Ordering::Relaxed);
@@ -274,6 +320,7 @@ fn start_admin(
         readiness: Arc::clone(readiness),
         settings: Arc::clone(&services.settings),
         revoker: Arc::clone(&services.revoker),
+        blocker: Arc::clone(&services.blocker),
         usage: Arc::clone(&services.usage),
         uncovered: Arc::clone(&services.uncovered),
         refused: RejectedAttempts::default(),
@@ -323,6 +370,7 @@ fn update_metrics_on_scrape(services: &Services, current: &Current) {
         metrics.set_log_lines_dropped(dropped.count());
         let settings = &configuration.settings;
         metrics.set_limits(settings.introspection.max_concurrent, settings.limits.connections);
+        metrics.set_blocks(cache.blocks().counts());
         metrics.set_shadow_mode(settings.abilities.is_shadowed());
         metrics
             .set_certificates(configuration.resources.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
@@ -341,6 +389,16 @@ async fn follow_wall_clock(current: Current) {
             let seconds = adjustment.as_secs_f64();
             tracing::warn!(seconds, "the system clock was changed: token expiries are checked again");
         }
+    }
+}
+
+/// Ends blocks, and reads and writes their file, twice a second.
+async fn maintain_blocks(blocker: Arc<Blocker>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let blocker = Arc::clone(&blocker);
+        // It may wait for the disk.
+        let _ = spawn_blocking(move || blocker.maintain(Instant::now())).await;
     }
 }
 

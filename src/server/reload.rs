@@ -138,7 +138,7 @@ impl Reloader {
             |error| {
                 match error.key() {
                     Some((key, reason)) => {
-                        loaded.warnings.refuse(&key, reason);
+                        loaded.warnings.refuse(&key, reason, error.help());
                         log_report(&loaded.warnings);
                     }
                     None => tracing::error!("{error}"),

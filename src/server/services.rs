@@ -12,6 +12,8 @@ use crate::replicas::Replicas;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::unmapped::UncoveredRequests;
+use crate::tokens::blocker::Blocker;
+use crate::tokens::blocklist::file::BlockFile;
 use crate::tokens::revoker::Revoker;
 use crate::traces::TraceExporter;
 use crate::usage::quota::QuotaWriter;
@@ -24,11 +26,12 @@ pub(super) struct Services {
     pub(super) usage: Arc<Usage>,
     pub(super) uncovered: Arc<UncoveredRequests>,
     pub(super) revoker: Arc<Revoker>,
+    pub(super) blocker: Arc<Blocker>,
     /// The current settings, which the admin listener reads.
     pub(super) settings: Arc<ArcSwap<Settings>>,
     traces: TraceExporter,
     quotas: QuotaWriter,
-    replicas: Replicas,
+    pub(super) replicas: Replicas,
 }
 
 impl Services {
@@ -41,15 +44,24 @@ impl Services {
         metrics: Arc<Metrics>,
         usage: Arc<Usage>,
         log: log::Control,
+        block_file: BlockFile,
     ) -> io::Result<Self> {
         let revoker = Arc::new(Revoker::new(Arc::clone(&configuration.shared), Arc::clone(&metrics)));
+        let blocks = Arc::clone(configuration.shared.cache.blocks());
+        let blocker = Blocker::new(blocks, block_file, Arc::clone(&revoker), Arc::clone(&metrics));
+        let settings = &configuration.settings;
+        if settings.admin.token.is_some() || settings.redis.is_some() {
+            blocker.probe_file();
+        }
+        let blocker = Arc::new(blocker);
         let services = Self {
             settings: Arc::new(ArcSwap::new(Arc::clone(&configuration.settings))),
             uncovered: UncoveredRequests::new(configuration.settings.threads),
             traces: TraceExporter::new(Arc::clone(&metrics)),
             quotas: QuotaWriter::new(Arc::clone(&metrics), configuration.limiter.quotas()),
-            replicas: Replicas::new(Arc::clone(&revoker), Arc::clone(&metrics)),
+            replicas: Replicas::new(Arc::clone(&revoker), Arc::clone(&blocker), Arc::clone(&metrics)),
             revoker,
+            blocker,
             metrics,
             log,
             usage,
@@ -67,6 +79,7 @@ impl Services {
         self.log.set_level(settings.log.level);
         self.settings.store(Arc::clone(settings));
         self.revoker.set_shared(Arc::clone(shared));
+        self.blocker.configure(&settings.blocked);
         let mut applied = Ok(());
         for (service, result) in [
             ("traces", self.traces.apply(resources.traces.as_ref())),

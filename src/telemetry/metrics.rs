@@ -92,7 +92,13 @@ struct MetricsState {
     shares: ShareMetrics,
     usage: UsageMetrics,
     quota: QuotaMetrics,
+    /// In the order of `BlockKind`.
+    blocks: [AtomicU64; BLOCK_KINDS.len()],
+    block_write_errors: AtomicU64,
 }
+
+/// The kinds of blocks, in the order of `BlockKind`.
+const BLOCK_KINDS: [(usize, &str); 3] = [(0, "id"), (1, "name"), (2, "token")];
 
 /// The labels of shadow decisions: change, map, route and method.
 type ShadowLabels = (Change, MapRole, RouteNumber, &'static str);
@@ -143,6 +149,8 @@ impl Metrics {
             shares: ShareMetrics::default(),
             usage: UsageMetrics::default(),
             quota: QuotaMetrics::default(),
+            blocks: Default::default(),
+            block_write_errors: AtomicU64::new(0),
         });
         let registry = Registry::new();
         let registered = registry.register(Box::new(collect::Sum::new(Arc::clone(&shared))));
@@ -221,6 +229,18 @@ impl Metrics {
     /// Counts a revocation.
     pub fn revoked(&self, source: RevocationSource) {
         self.shared.revocations[source as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Sets the number of blocks of each kind. Must be called from [`Metrics::on_scrape`].
+    pub fn set_blocks(&self, counts: [u64; BLOCK_KINDS.len()]) {
+        for (block, count) in self.shared.blocks.iter().zip(counts) {
+            block.store(count, Relaxed);
+        }
+    }
+
+    /// Counts a failed write of the file of blocks.
+    pub fn block_write_failed(&self) {
+        self.shared.block_write_errors.fetch_add(1, Relaxed);
     }
 
     /// Counts a webhook.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
@@ -17,8 +18,9 @@ use tokio::sync::watch;
 pub use self::entry::{CacheEntry, Freshness};
 pub use self::in_flight::{Completed, InFlight, IntrospectionResult, Join, Publisher};
 use self::spellings::Spellings;
+use super::blocklist::BlockList;
 use super::clock::{ClockWatch, Reading, TOLERANCE};
-use super::hash::TokenHash;
+use super::hash::{TokenHash, TokenHashes};
 use super::revocation::{Revocation, Revocations, Subject};
 use super::verdict::Verdict;
 use crate::config::settings;
@@ -29,7 +31,7 @@ mod in_flight;
 mod spellings;
 
 /// Memory of an inactive entry, in bytes.
-const INACTIVE_BYTES: u64 = 304;
+const INACTIVE_BYTES: u64 = 312;
 
 /// Memory of a token in [`TokenCache::claim_feedback`], in bytes.
 const FEEDBACK_BYTES: u64 = 288;
@@ -49,6 +51,8 @@ pub enum Inactivity {
     NotYetValid,
     /// Issued for another service, by another issuer, or to another client.
     UnexpectedClaim(Claim),
+    /// On the block list, whatever introspection said.
+    Blocked,
 }
 
 /// A token that is not active.
@@ -59,6 +63,8 @@ struct InactiveEntry {
     generation: u64,
     /// When the token becomes valid by its `nbf`, and so the end of this entry.
     valid_from: Option<SystemTime>,
+    /// The number of [removals](BlockList::removals) from the block list before it had the token; 0 for other reasons.
+    removals: u64,
 }
 
 /// An event that casts doubt on a verdict.
@@ -83,6 +89,8 @@ pub struct TokenCache {
     clock: ClockWatch,
     /// Those of the process: a revocation concerns what is in flight in the caches of earlier configurations, too.
     revocations: Arc<Revocations>,
+    /// The block list of the process.
+    blocks: Arc<BlockList>,
     /// Whether the cache of a newer configuration has copied the entries, so that revocations here concern it, too.
     has_successor: AtomicBool,
     in_flight: Mutex<HashMap<TokenHash, Publisher>>,
@@ -140,8 +148,13 @@ fn entries(settings: &settings::Cache, sixteenths: u64, bytes: u64) -> u64 {
 }
 
 impl TokenCache {
-    /// An empty cache, for which `revocations` hold.
-    pub fn new(settings: &settings::Cache, revocations: Arc<Revocations>, on_eviction: OnEviction) -> Self {
+    /// An empty cache, for which `revocations` and `blocks` hold.
+    pub fn new(
+        settings: &settings::Cache,
+        revocations: Arc<Revocations>,
+        blocks: Arc<BlockList>,
+        on_eviction: OnEviction,
+    ) -> Self {
         let keep = settings.stale_if_error.max(KEPT_WHEN_OUTDATED);
         let spellings = Arc::new(Spellings::default());
         let known = Arc::clone(&spellings);
@@ -175,6 +188,7 @@ impl TokenCache {
             spellings,
             clock,
             revocations,
+            blocks,
             has_successor: AtomicBool::new(false),
             in_flight: Mutex::default(),
             settings: settings.clone(),
@@ -184,12 +198,13 @@ impl TokenCache {
     /// A cache with other settings and copies of the entries. A verdict's rate limit is looked up anew, and no verdict
     /// serves for longer than the settings of its time or these allow.
     pub fn next_from(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
-        let mut next = Self::new(settings, Arc::clone(&self.revocations), on_eviction);
+        let mut next =
+            Self::new(settings, Arc::clone(&self.revocations), Arc::clone(&self.blocks), on_eviction);
         // The copied deadlines were computed by this clock.
         next.clock = self.clock.copy();
         // Before any copy: an entry that is forgotten from here on is either skipped below or forgotten in both caches.
         self.has_successor.store(true, Ordering::SeqCst);
-        for (hash, entry) in &self.active {
+        for (_, entry) in &self.active {
             if entry.gone.load(Ordering::SeqCst) {
                 continue;
             }
@@ -197,7 +212,7 @@ impl TokenCache {
             let generation = entry.generation.load(Ordering::Relaxed);
             let fresh_until = entry.fresh_until.min(*introspected_at + jittered(settings.ttl));
             let copy = CacheEntry::new(
-                *hash,
+                entry.hashes(),
                 verdict.clone(),
                 generation,
                 *introspected_at,
@@ -220,6 +235,11 @@ impl TokenCache {
         &self.revocations
     }
 
+    /// The block list of the process.
+    pub const fn blocks(&self) -> &Arc<BlockList> {
+        &self.blocks
+    }
+
     /// The number of the latest revocation, to be noted when an introspection begins.
     pub fn generation(&self) -> u64 {
         self.revocations.generation()
@@ -232,11 +252,13 @@ impl TokenCache {
 
     /// Whether it was found less than `negative_ttl` ago that the token is not active, and why.
     pub fn inactive(&self, hash: &TokenHash) -> Option<Inactivity> {
-        let InactiveEntry { why, generation, valid_from } = self.inactive.get(hash)?;
-        if valid_from.is_some_and(|valid_from| valid_from <= SystemTime::now()) {
+        let InactiveEntry { why, generation, valid_from, removals } = self.inactive.get(hash)?;
+        if valid_from.is_some_and(|valid_from| valid_from <= SystemTime::now())
+            || why == Inactivity::Blocked && removals != self.blocks.removals()
+        {
             return None;
         }
-        let subject = Subject { hash, id: None, name: None };
+        let subject = Subject { hash, secret: None, id: None, name: None };
         (!self.revocations.is_revoked_since(generation, subject)).then_some(why)
     }
 
@@ -331,17 +353,28 @@ impl TokenCache {
         self.revocations.is_revoked_since(generation, subject)
     }
 
-    /// Stores an active verdict and returns the outcome. `introspected_at` and `generation` were read before the introspection
-    /// was sent; `wall` is the wall clock's reading at `now`.
+    /// Stores an active verdict and returns the outcome, which is inactive if the block list has the token.
+    /// `introspected_at` and `generation` were read before the introspection was sent; `wall` is the wall clock's reading
+    /// at `now`.
     pub fn store(
         &self,
-        hash: TokenHash,
+        token: TokenHashes,
         verdict: Verdict,
         generation: u64,
         introspected_at: Instant,
         now: Instant,
         wall: SystemTime,
     ) -> IntrospectionResult {
+        let hash = token.token;
+        // Read before the list: a token that is unblocked meanwhile is looked up again. A block that is added after this
+        // also raises the generation.
+        let removals = self.blocks.removals();
+        if self.is_blocked(&verdict, &token.secret) {
+            return self.insert_inactive(
+                hash,
+                InactiveEntry { why: Inactivity::Blocked, generation, valid_from: None, removals },
+            );
+        }
         let expires = match verdict.expires_at {
             None => None,
             Some(at) => match at.duration_since(wall) {
@@ -356,7 +389,7 @@ impl TokenCache {
         }
         let fresh_until = introspected_at + jittered(self.settings.ttl);
         let entry =
-            Arc::new(CacheEntry::new(hash, verdict, generation, introspected_at, fresh_until, expires));
+            Arc::new(CacheEntry::new(token, verdict, generation, introspected_at, fresh_until, expires));
         self.inactive.invalidate(&hash);
         self.insert(&entry);
         IntrospectionResult::Active(entry)
@@ -385,7 +418,7 @@ impl TokenCache {
 
     /// Stores that a token is not active, by an introspection that began at `generation`.
     pub fn store_inactive(&self, hash: TokenHash, why: Inactivity, generation: u64) -> IntrospectionResult {
-        self.insert_inactive(hash, InactiveEntry { why, generation, valid_from: None })
+        self.insert_inactive(hash, InactiveEntry { why, generation, valid_from: None, removals: 0 })
     }
 
     /// Stores that a token is not valid before `valid_from`, by an introspection that began at `generation`.
@@ -396,13 +429,26 @@ impl TokenCache {
         generation: u64,
     ) -> IntrospectionResult {
         let why = Inactivity::NotYetValid;
-        self.insert_inactive(hash, InactiveEntry { why, generation, valid_from: Some(valid_from) })
+        self.insert_inactive(
+            hash,
+            InactiveEntry { why, generation, valid_from: Some(valid_from), removals: 0 },
+        )
     }
 
     fn insert_inactive(&self, hash: TokenHash, entry: InactiveEntry) -> IntrospectionResult {
         self.forget_entry(&hash);
         self.inactive.insert(hash, entry);
         IntrospectionResult::Inactive(entry.why)
+    }
+
+    /// Whether the block list has the token with this verdict.
+    fn is_blocked(&self, verdict: &Verdict, secret: &TokenHash) -> bool {
+        !self.blocks.is_empty() && self.blocks.blocks_verdict(verdict, secret, Timestamp::now())
+    }
+
+    /// Whether the block list has the token of `entry`.
+    pub fn blocks_entry(&self, entry: &CacheEntry) -> bool {
+        self.is_blocked(&entry.verdict, &entry.secret)
     }
 
     /// Forgets the verdict of one spelling of a token, also in a successor.

@@ -1,11 +1,29 @@
 //! The hash that represents a token.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// SHA-256 of a token as received, the only form in which tokens are stored. Spellings of one token have different
-/// hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// hashes. Serialised as 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct TokenHash([u8; 32]);
+
+/// The hashes of one token.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenHashes {
+    /// Of the token as received.
+    pub token: TokenHash,
+    /// [Of its secret](TokenHash::of_secret).
+    pub secret: TokenHash,
+}
+
+impl TokenHashes {
+    /// The hashes of `token`.
+    pub fn of(token: &str) -> Self {
+        Self { token: TokenHash::of(token), secret: TokenHash::of_secret(token) }
+    }
+}
 
 impl TokenHash {
     /// The hash of `token`.
@@ -28,6 +46,12 @@ impl TokenHash {
         Self(hash.finalize().into())
     }
 
+    /// The hash of a token's secret: of what follows the first `|`, or of the whole token without one. It identifies a
+    /// Sanctum token in every spelling, also without its id: Sanctum's database has this hash.
+    pub fn of_secret(token: &str) -> Self {
+        Self::of(token.split_once('|').map_or(token, |(_, secret)| secret))
+    }
+
     /// Creates it from its bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -39,9 +63,35 @@ impl TokenHash {
     }
 }
 
+impl From<TokenHash> for String {
+    fn from(TokenHash(bytes): TokenHash) -> Self {
+        hex::encode(bytes)
+    }
+}
+
+impl TryFrom<String> for TokenHash {
+    type Error = hex::FromHexError;
+
+    fn try_from(digits: String) -> Result<Self, Self::Error> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digits, &mut bytes).map(|()| Self(bytes))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secret_is_the_same_in_every_spelling() {
+        let of = TokenHash::of_secret;
+        for same in ["017|x", "+17|x", "18|x", "|x", "x"] {
+            assert_eq!(of(same), of("17|x"), "{same}");
+        }
+        for other in ["17|y", "17|x|", "17|x|x", "17x", ""] {
+            assert_ne!(of(other), of("17|x"), "{other}");
+        }
+    }
 
     #[test]
     fn spellings_of_one_token_have_one_hash() {

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use self::introspect::completed;
 use super::cache::{CacheEntry, Feedback, Freshness, Inactivity, IntrospectionResult, TokenCache};
 use super::hash::TokenHash;
@@ -13,6 +15,7 @@ use super::introspection_limiter::IntrospectionLimiter;
 use super::introspector::Introspector;
 use super::verdict::Verdict;
 use crate::client::pool::CallerAccount;
+use crate::config::settings::IntrospectionStyle;
 use crate::limits::failures::FailingClient;
 use crate::policy::bearer::Token;
 use crate::policy::identity::{Described, Identity, IdentityHeader};
@@ -283,6 +286,24 @@ impl Lookup {
             && matches!(freshness, Freshness::Fresh | Freshness::Refresh | Freshness::Stale)
     }
 
+    /// Whether the block list has the token of `cached`.
+    pub fn is_blocked(&self, cached: &Rc<CachedToken>) -> bool {
+        self.shared.cache.blocks_entry(cached)
+    }
+
+    /// Whether any token is blocked.
+    pub fn has_blocks(&self) -> bool {
+        !self.shared.cache.blocks().is_empty()
+    }
+
+    /// Whether the text of a token shows that it is blocked. In `bearer` style the tokens are Sanctum's, which begin
+    /// with their id.
+    fn blocks_text(&self, token: &str) -> bool {
+        let shows_id = matches!(self.introspector.settings().style, IntrospectionStyle::Bearer);
+        let blocks = self.shared.cache.blocks();
+        !blocks.is_empty() && blocks.blocks_text(token, shows_id, Timestamp::now())
+    }
+
     /// Drops the verdicts of a token, in every spelling, because the backend answered 401; at most once per token and
     /// `negative_ttl`.
     pub fn invalidate(&self, cached: &Rc<CachedToken>) {
@@ -389,6 +410,10 @@ impl Lookup {
             self.count(LookupResult::NegativeHit, stats);
             return Err(failed(client, refusal(why)));
         }
+        if self.blocks_text(token.secret()) {
+            self.count(LookupResult::NegativeHit, stats);
+            return Err(failed(client, Refusal::Blocked));
+        }
         let id = fallback.as_ref().map(|entry| &entry.verdict.id);
         let client = client.filter(|_| fallback.is_none());
         let outcome = self.outcome(hash, id, request, client, stats).await?;
@@ -432,6 +457,7 @@ const fn refusal(why: Inactivity) -> Refusal {
         Inactivity::Expired => Refusal::ExpiredToken,
         Inactivity::NotYetValid => Refusal::NotYetValid,
         Inactivity::UnexpectedClaim(claim) => Refusal::UnexpectedClaim(claim),
+        Inactivity::Blocked => Refusal::Blocked,
     }
 }
 

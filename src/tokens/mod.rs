@@ -2,8 +2,10 @@
 //!
 //! [`introspection`] builds the request for a token and parses the response into a [`Verdict`], and [`introspector`]
 //! performs it. All workers share the [`cache`]; each worker uses it through [`lookup`]. The [`revoker`] invalidates
-//! verdicts.
+//! verdicts, and the [`blocker`] changes the [`blocklist`], which refuses tokens whatever introspection says.
 
+pub mod blocker;
+pub mod blocklist;
 pub mod cache;
 pub mod clock;
 pub mod hash;

@@ -26,6 +26,8 @@ pub enum Revocation {
     HashedName([u8; 32]),
     /// Those of the token with this hash only.
     Token(TokenHash),
+    /// Those of the token whose [secret](TokenHash::of_secret) has this hash, in every spelling.
+    Secret(TokenHash),
     /// All.
     All,
     /// All, because an unknown revocation was missed: each token is introspected again.
@@ -37,6 +39,8 @@ pub enum Revocation {
 pub struct Subject<'a> {
     /// The hash of the token as received.
     pub hash: &'a TokenHash,
+    /// [That of its secret](TokenHash::of_secret); `None` if unknown.
+    pub secret: Option<&'a TokenHash>,
     /// Its introspected id; `None` if unknown.
     pub id: Option<&'a str>,
     /// Its introspected name.
@@ -59,7 +63,7 @@ impl Revocation {
         match self {
             Self::Id(id) => id.len() <= MAX_TEXT,
             Self::Name(name) => name.chars().nth(MAX_NAME).is_none(),
-            Self::HashedName(_) | Self::Token(_) | Self::All | Self::Missed => true,
+            Self::HashedName(_) | Self::Token(_) | Self::Secret(_) | Self::All | Self::Missed => true,
         }
     }
 
@@ -70,12 +74,14 @@ impl Revocation {
             Self::Name(name) => subject.name == Some(name),
             Self::HashedName(hash) => subject.name.is_some_and(|name| TokenHash::of(name).as_bytes() == hash),
             Self::Token(hash) => subject.hash == hash,
+            Self::Secret(hash) => subject.secret == Some(hash),
             Self::All | Self::Missed => true,
         }
     }
 }
 
-fn sanctum_id(written: &str) -> &str {
+/// The id that Sanctum looks up for the text before the `|` of a token: digits without leading zeros.
+pub(super) fn sanctum_id(written: &str) -> &str {
     let digits = written.bytes().all(|byte| byte.is_ascii_digit());
     if digits { written.trim_start_matches('0') } else { written }
 }
@@ -132,7 +138,9 @@ mod tests {
     use super::*;
 
     const HASH: TokenHash = TokenHash::from_bytes([7; 32]);
-    const SUBJECT: Subject<'_> = Subject { hash: &HASH, id: Some("17"), name: Some("scanner") };
+    const SECRET: TokenHash = TokenHash::from_bytes([9; 32]);
+    const SUBJECT: Subject<'_> =
+        Subject { hash: &HASH, secret: Some(&SECRET), id: Some("17"), name: Some("scanner") };
 
     #[test]
     fn revocation_applies_to_the_named_tokens() {
@@ -146,14 +154,17 @@ mod tests {
             (Revocation::HashedName(*TokenHash::of("scan").as_bytes()), false),
             (Revocation::Token(HASH), true),
             (Revocation::Token(other), false),
+            (Revocation::Secret(SECRET), true),
+            (Revocation::Secret(HASH), false),
             (Revocation::All, true),
             (Revocation::Missed, true),
         ];
         for (revocation, concerns) in table {
             assert_eq!(revocation.concerns(SUBJECT), concerns, "{revocation:?}");
         }
-        let nameless = Subject { id: None, name: None, ..SUBJECT };
+        let nameless = Subject { secret: None, id: None, name: None, ..SUBJECT };
         assert!(!Revocation::Id("17".into()).concerns(nameless));
+        assert!(!Revocation::Secret(SECRET).concerns(nameless));
     }
 
     #[test]

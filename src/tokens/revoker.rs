@@ -57,6 +57,11 @@ impl Revoker {
         self.metrics.revoked(source);
     }
 
+    /// Like [`revoke`](Self::revoke) for a change of the block list, which reaches other replicas by itself.
+    pub fn invalidate(&self, revocation: Revocation) {
+        self.verdicts.load().cache.revocations().add(revocation);
+    }
+
     /// Sends revocations of this replica to the others.
     fn publish(&self, revocations: Vec<Revocation>) {
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);

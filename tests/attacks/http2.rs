@@ -1,8 +1,8 @@
 //! The tables again over HTTP/2: the gateway decides each request identically.
 
 use super::{
-    Arrives, ArrivesThenRefused, Case, Refused, RefusedAndClosed, assert_refused, authentication, fields,
-    limits, methods, paths, queries, start,
+    Arrives, ArrivesThenRefused, Case, Refused, RefusedAndClosed, assert_refused, authentication, blocked,
+    fields, limits, methods, paths, queries, start,
 };
 use crate::support::TestEnv;
 use crate::support::http2::{ENHANCE_YOUR_CALM, Http2Client, Outcome, PROTOCOL_ERROR};
@@ -132,6 +132,9 @@ fn attacks_fail_over_http2_as_over_http1() {
     let env = start(&format!("{H2C}{}", queries::RULES));
     let made = env.run_attacks_over_http2(&queries::cases());
     assert!(made >= 55, "{made} queries");
+    let env = blocked::start(H2C);
+    let made = env.run_attacks_over_http2(&blocked::cases());
+    assert!(made >= 25, "{made} blocked");
     let env = start(&format!("{H2C}{}", limits::LIMITS));
     let made = env.run_attacks_over_http2(&limits::cases());
     println!("{made} limits");

@@ -165,8 +165,22 @@ impl Builder {
         self
     }
 
+    /// Keeps the blocks in the directory of gateway.yaml, unless it names another file.
+    fn with_block_file(mut self) -> Self {
+        let section = self.sections.entry("blocked".to_owned()).or_insert_with(|| "blocked:\n".to_owned());
+        if !section.contains("  path:") {
+            *section += "  path: blocked.json\n";
+        }
+        self
+    }
+
     /// Starts the gateway and waits until it listens.
     pub fn start(self) -> Gateway {
+        let this = self.with_block_file();
+        this.launch()
+    }
+
+    fn launch(self) -> Gateway {
         let file = self.directory.path().join("gateway.yaml");
         std::fs::write(&file, self.text()).unwrap();
         let patience = if self.command.is_some() { 6 * PATIENCE } else { PATIENCE };

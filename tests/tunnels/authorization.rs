@@ -125,6 +125,28 @@ fn revocation_closes_the_tunnels_of_a_token() {
     assert_tunnel_works(&mut again, &mut backend);
 }
 
+/// The tunnel closes although introspection would still call the token active, and its token cannot open another.
+#[test]
+fn block_closes_the_tunnels_of_a_token() {
+    let mut env = start("cache: {ttl: 1h}\nadmin:\n  token: an-operators-token\n");
+    for (number, body) in
+        [r#"{"token":"1|reader"}"#, r#"{"id":"1"}"#, r#"{"name":"test"}"#].iter().enumerate()
+    {
+        let (mut blocked, mut backend) = env.tunnel("/events", Some("1|reader"));
+        assert_tunnel_works(&mut blocked, &mut backend);
+        assert_eq!(env.operator("POST", "/tokens/block", body).status, 200);
+        closes_within_5_s(&mut blocked, &mut backend, body);
+        env.gateway.wait_for_metric("requests_total{status=\"101\",reason=\"blocked\"}", (number + 1) as f64);
+        assert_eq!(env.tunnel_line()["reason"], "blocked");
+        assert_eq!(env.status("/events", "1|reader"), 401);
+        assert_eq!(env.operator("DELETE", "/tokens/block", body).status, 200);
+    }
+    let (mut configured, mut backend) = env.tunnel("/events", Some("1|reader"));
+    env.gateway.edit("  path: blocked.json\n", "  path: blocked.json\n  ids: [1]\n");
+    assert!(env.gateway.reload());
+    closes_within_5_s(&mut configured, &mut backend, "configured");
+}
+
 /// A verdict introspected before a revocation does not override it, even if it arrives during reauthorization.
 #[test]
 fn revocation_during_introspection_closes_the_tunnel() {

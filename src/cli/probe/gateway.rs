@@ -21,7 +21,8 @@ use crate::telemetry::log;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running gateway with the configuration that is probed. Without what concerns other machines: TLS of the listener,
-/// replicas, the collector, webhooks. It keeps no ledger and logs nothing.
+/// replicas, the collector, webhooks. It keeps no ledger
+/// and no blocks, and logs nothing.
 pub(super) struct ProbedGateway {
     address: ListenAddress,
     stop: Arc<Notify>,
@@ -47,6 +48,8 @@ impl ProbedGateway {
         settings.webhook = None;
         settings.traces = None;
         settings.usage = None;
+        // No file can be there: that of the running gateway is not read, and may not be readable.
+        settings.blocked.path = "/dev/null/blocked.json".into();
         // Every request of the probe is from one address.
         settings.limits.connections_per_address = None;
         settings.limits.requests_per_address = None;

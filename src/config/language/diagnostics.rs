@@ -181,13 +181,18 @@ impl Report {
     }
 
     /// Adds that the value of `key`, such as `listen.tls`, cannot be used, as the start of the gateway has shown.
-    pub fn refuse(&mut self, key: &str, reason: String) {
+    /// `help` says what to do.
+    pub fn refuse(&mut self, key: &str, reason: String, help: Option<&'static str>) {
         let place = self.places.iter().find(|(name, _)| name == key);
         let diagnostic = match place {
             Some((_, span)) => Diagnostic::error("cannot be used").at(*span, reason),
             None => Diagnostic::error(reason),
         };
-        self.diagnostics.push(diagnostic.key(key));
+        let diagnostic = diagnostic.key(key);
+        self.diagnostics.push(match help {
+            Some(help) => diagnostic.hint(help),
+            None => diagnostic,
+        });
     }
 
     /// Adds a failed step of a probe, and how to correct it.

@@ -88,6 +88,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     if duration > LONGEST { Err(UnitError::TooMuch) } else { Ok(duration) }
 }
 
+/// Reads a duration as the configuration does; `None` if it has none.
+pub fn duration(text: &str) -> Option<Duration> {
+    parse_duration(text).ok()
+}
+
 /// Reads `512B`, `64KiB`, `10MiB` or `1GiB` as bytes; at most 1024 GiB.
 pub(crate) fn parse_size(text: &str) -> Result<u64, UnitError> {
     // A number without a unit is a number of bytes.

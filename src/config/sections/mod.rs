@@ -5,6 +5,7 @@ pub(crate) mod abilities;
 pub(crate) mod address;
 pub(super) mod admin;
 pub(super) mod backend;
+pub(super) mod blocked;
 pub(super) mod cache;
 pub(super) mod cors;
 pub(super) mod denials;

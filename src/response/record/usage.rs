@@ -64,6 +64,7 @@ const fn outcome(reason: Reason, shadow: Option<(MapRole, Change)>) -> Option<Co
         | Reason::ExpiredToken
         | Reason::NotYetValid
         | Reason::UnexpectedClaim
+        | Reason::Blocked
         | Reason::NoVerdict
         | Reason::Overloaded
         | Reason::BadRequest => None,

@@ -12,8 +12,9 @@ use prometheus::proto::{
 
 use super::shard::{BOUNDS, Histogram};
 use super::{
-    ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome, LookupResult,
-    MetricsState, RedisMessage, RevocationSource, ShareExchange, SpanOutcome, TimedPhase, WebhookOutcome,
+    BLOCK_KINDS, ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome,
+    LookupResult, MetricsState, RedisMessage, RevocationSource, ShareExchange, SpanOutcome, TimedPhase,
+    WebhookOutcome,
 };
 use super::{process, shard};
 
@@ -76,6 +77,10 @@ shapes! {
         "Failed TLS handshakes by reason.";
     REVOCATIONS: COUNTER "stockaj_gateway_revocations_total" ["source"]
         "Token revocations by source.";
+    BLOCKED_TOKENS: GAUGE "stockaj_gateway_blocked_tokens" ["kind"]
+        "Blocks in force by what they select tokens by.";
+    BLOCK_WRITE_ERRORS: COUNTER "stockaj_gateway_blocked_write_errors_total" []
+        "Failed writes of the file of blocks.";
     WEBHOOKS: COUNTER "stockaj_gateway_webhooks_total" ["outcome"]
         "Webhooks from the application by outcome.";
     SHADOW: COUNTER "stockaj_gateway_shadow_total" ["change", "route", "method", "map"]
@@ -260,6 +265,10 @@ impl Sum {
         families.push(REVOCATIONS.each(RevocationSource::ALL, |shape, source| {
             shape.counter(&[source.as_str()], read(&shared.revocations[*source as usize]) as f64)
         }));
+        families.push(BLOCKED_TOKENS.each(&BLOCK_KINDS, |shape, (index, kind)| {
+            shape.gauge(&[kind], shared.blocks.get(*index).map_or(0, read) as f64)
+        }));
+        families.push(BLOCK_WRITE_ERRORS.single(read(&shared.block_write_errors) as f64));
         families.push(WEBHOOKS.each(WebhookOutcome::ALL, |shape, outcome| {
             shape.counter(&[outcome.as_str()], read(&shared.webhooks[*outcome as usize]) as f64)
         }));

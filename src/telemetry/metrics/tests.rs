@@ -63,6 +63,7 @@ fn all() -> Arc<Metrics> {
     );
     worker.introspection(IntrospectionOutcome::NoVerdict);
     metrics.cache_eviction(EntryKind::Inactive, EvictionCause::Size);
+    metrics.block_write_failed();
     metrics.redis_connected(Some(true));
     metrics.shares().set(3, 2);
     metrics.shares().exchanged(ShareExchange::Succeeded);
@@ -79,6 +80,7 @@ fn all() -> Arc<Metrics> {
         metrics.set_cache_entries(EntryKind::Active, 12);
         metrics.set_log_lines_dropped(7);
         metrics.set_limits(32, 10_000);
+        metrics.set_blocks([3, 1, 2]);
     }));
     metrics
 }
@@ -110,6 +112,9 @@ fn recorded_events_are_the_rendered_samples() {
         (r#"backend_connections{state="active"}"#, 4.0),
         (r#"shadow_total{change="would_deny",route="/api/v2/items/{id}",method="PUT",map="candidate"}"#, 1.0),
         ("shadow_mode", 0.0),
+        (r#"blocked_tokens{kind="id"}"#, 3.0),
+        (r#"blocked_tokens{kind="token"}"#, 2.0),
+        ("blocked_write_errors_total", 1.0),
         ("config_reload_success", 1.0),
         ("config_reload_timestamp_seconds", 1_700_000_000.0),
         ("certificate_expiry_timestamp_seconds{certificate=\"/tls/tls.crt\"}", 1_800_000_000.0),

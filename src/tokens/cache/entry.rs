@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::limits::tokens::TokenLimit;
 use crate::tokens::clock::Reading;
-use crate::tokens::hash::TokenHash;
+use crate::tokens::hash::{TokenHash, TokenHashes};
 use crate::tokens::revocation::Subject;
 use crate::tokens::verdict::Verdict;
 
 /// Memory of an active entry without the texts of its verdict, in bytes: the entry, moka's nodes and timer, its element in
 /// the list of spellings, and its buckets if `rate_limit` is on.
-const ENTRY_BYTES: u64 = 656;
+const ENTRY_BYTES: u64 = 688;
 
 /// The largest entry that each worker's front cache may hold: evicted entries stay there until the next sweep, out of reach
 /// of `max_bytes`. Those of Stockaj have less than a quarter of it.
@@ -31,6 +31,8 @@ pub struct CacheEntry {
     /// The token's rate limit, looked up by its first request.
     pub limit: OnceLock<TokenLimit>,
     pub(super) hash: TokenHash,
+    /// [That of the token's secret](TokenHash::of_secret).
+    pub(super) secret: TokenHash,
     pub(super) fresh_until: Instant,
     /// The token's own expiry on the clock that deadlines use, in nanoseconds after `introspected_at`. It becomes earlier
     /// when the wall clock is set forward.
@@ -63,7 +65,7 @@ pub enum Freshness {
 
 impl CacheEntry {
     pub(super) fn new(
-        hash: TokenHash,
+        TokenHashes { token: hash, secret }: TokenHashes,
         verdict: Verdict,
         generation: u64,
         introspected_at: Instant,
@@ -76,6 +78,7 @@ impl CacheEntry {
             introspected_at,
             limit: OnceLock::new(),
             hash,
+            secret,
             fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
             expires_after: AtomicU64::new(
                 expires.map_or(NEVER, |expires| nanoseconds(introspected_at, expires)),
@@ -88,8 +91,18 @@ impl CacheEntry {
         }
     }
 
+    /// The hashes of its token.
+    pub(super) fn hashes(&self) -> TokenHashes {
+        TokenHashes { token: self.hash, secret: self.secret }
+    }
+
     pub(super) fn subject(&self) -> Subject<'_> {
-        Subject { hash: &self.hash, id: Some(&self.verdict.id), name: self.verdict.name.as_deref() }
+        Subject {
+            hash: &self.hash,
+            secret: Some(&self.secret),
+            id: Some(&self.verdict.id),
+            name: self.verdict.name.as_deref(),
+        }
     }
 
     /// Whether the token's own expiry has passed.

@@ -20,11 +20,16 @@ fn settings() -> settings::Cache {
 }
 
 fn cache(settings: &settings::Cache) -> TokenCache {
-    TokenCache::new(settings, Arc::default(), Box::new(|_| {}))
+    TokenCache::new(settings, Arc::default(), Arc::default(), Box::new(|_| {}))
 }
 
 fn hash(number: u32) -> TokenHash {
     TokenHash::of(number.to_string())
+}
+
+/// The hashes of a token without an id.
+fn hashes(token: TokenHash) -> TokenHashes {
+    TokenHashes { token, secret: token }
 }
 
 fn verdict(id: &str, name: &str) -> Verdict {
@@ -42,7 +47,7 @@ fn verdict(id: &str, name: &str) -> Verdict {
 
 fn store_at(cache: &TokenCache, hash: TokenHash, verdict: Verdict, generation: u64) -> Arc<CacheEntry> {
     let now = Instant::now();
-    match cache.store(hash, verdict, generation, now, now, SystemTime::now()) {
+    match cache.store(hashes(hash), verdict, generation, now, now, SystemTime::now()) {
         IntrospectionResult::Active(entry) => entry,
         outcome => panic!("{outcome:?}"),
     }
@@ -56,7 +61,7 @@ fn store(cache: &TokenCache, hash: TokenHash, verdict: Verdict) -> Arc<CacheEntr
 fn expiring(cache: &TokenCache, after: Duration) -> (Arc<CacheEntry>, Instant) {
     let (now, wall) = (Instant::now(), SystemTime::now());
     let verdict = Verdict { expires_at: Some(wall + after), ..verdict("1", "brief") };
-    match cache.store(hash(1), verdict, cache.generation(), now, now, wall) {
+    match cache.store(hashes(hash(1)), verdict, cache.generation(), now, now, wall) {
         IntrospectionResult::Active(entry) => (entry, now),
         outcome => panic!("{outcome:?}"),
     }
@@ -114,7 +119,7 @@ fn token_at_its_expiry_is_inactive() {
     let (now, wall) = (Instant::now(), SystemTime::now());
     for ago in [Duration::ZERO, INSTANT, TTL] {
         let verdict = Verdict { expires_at: Some(wall - ago), ..verdict("1", "late") };
-        let outcome = cache.store(hash(1), verdict, 0, now, now, wall);
+        let outcome = cache.store(hashes(hash(1)), verdict, 0, now, now, wall);
         assert!(matches!(outcome, IntrospectionResult::Inactive(Inactivity::Expired)), "{outcome:?}");
         assert!(cache.active(&hash(1)).is_none());
         assert_eq!(cache.inactive(&hash(1)), Some(Inactivity::Expired));
@@ -151,7 +156,7 @@ fn entry_evicted_by_moka_is_evicted_from_every_front_cache() {
         count.fetch_add(1, Ordering::Relaxed);
     };
     let small = settings::Cache { max_tokens: 10, ..settings() };
-    let cache = TokenCache::new(&small, Arc::default(), Box::new(on_eviction));
+    let cache = TokenCache::new(&small, Arc::default(), Arc::default(), Box::new(on_eviction));
     let cached: Vec<_> =
         (0..500).map(|number| store(&cache, hash(number), verdict(&number.to_string(), "t"))).collect();
     cache.maintain();
@@ -241,7 +246,7 @@ fn introspection_begun_before_a_revocation_is_discarded() {
     ] {
         let generation = cache.generation();
         cache.revoke(revocation.clone());
-        let subject = Subject { hash: &hash(1), id: Some("17"), name: Some("scanner") };
+        let subject = Subject { hash: &hash(1), secret: None, id: Some("17"), name: Some("scanner") };
         assert!(cache.is_overtaken(generation, subject), "{revocation:?}");
         // The revocation may also arrive between that check and the insertion.
         let entry = store_at(&cache, hash(1), verdict("17", "scanner"), generation);

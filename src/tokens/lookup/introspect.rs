@@ -13,7 +13,7 @@ use crate::policy::refusal::Refusal;
 use crate::telemetry::metrics::{IntrospectionOutcome, LookupResult, TimedPhase};
 use crate::telemetry::spans::Trace;
 use crate::tokens::cache::{Completed, InFlight, Inactivity, IntrospectionResult, Join, Publisher};
-use crate::tokens::hash::TokenHash;
+use crate::tokens::hash::{TokenHash, TokenHashes};
 use crate::tokens::introspection::{Inactive, IntrospectionResponse, Mismatch, NoVerdict};
 use crate::tokens::introspection_limiter::IntrospectionPermit;
 use crate::tokens::revocation::Subject;
@@ -183,9 +183,15 @@ impl Lookup {
         trace: Option<&Trace>,
     ) -> Completed {
         let cache = &self.shared.cache;
+        let secret = TokenHash::of_secret(token);
         for _ in 0..ATTEMPTS {
             let generation = cache.generation();
             let introspected_at = Instant::now();
+            // Also in a later attempt: a block is a reason for it.
+            if self.blocks_text(token) {
+                let outcome = IntrospectionResult::Inactive(Inactivity::Blocked);
+                return Completed { outcome, introspected_at };
+            }
             let in_flight = self.metrics.metrics().introspection_started();
             let answer = self.introspector.introspect(token, &hash, trace).await;
             drop(in_flight);
@@ -194,17 +200,29 @@ impl Lookup {
             match answer {
                 IntrospectionResponse::Active(verdict) => {
                     self.metrics.introspection(IntrospectionOutcome::Active);
-                    let subject =
-                        Subject { hash: &hash, id: Some(&verdict.id), name: verdict.name.as_deref() };
+                    let subject = Subject {
+                        hash: &hash,
+                        secret: Some(&secret),
+                        id: Some(&verdict.id),
+                        name: verdict.name.as_deref(),
+                    };
                     if !cache.is_overtaken(generation, subject) {
                         let wall = SystemTime::now();
-                        let outcome = cache.store(hash, verdict, generation, introspected_at, now, wall);
+                        let outcome = cache.store(
+                            TokenHashes { token: hash, secret },
+                            verdict,
+                            generation,
+                            introspected_at,
+                            now,
+                            wall,
+                        );
                         return Completed { outcome, introspected_at };
                     }
                 }
                 IntrospectionResponse::Inactive(why) => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
-                    if !cache.is_overtaken(generation, Subject { hash: &hash, id: None, name: None }) {
+                    let subject = Subject { hash: &hash, secret: Some(&secret), id: None, name: None };
+                    if !cache.is_overtaken(generation, subject) {
                         let outcome = match why {
                             Inactive::Reported => {
                                 cache.store_inactive(hash, Inactivity::Inactive, generation)

@@ -87,7 +87,7 @@ impl Introspected {
 
 fn share(settings: &Settings) -> Arc<SharedVerdicts> {
     Arc::new(SharedVerdicts {
-        cache: TokenCache::new(&settings.cache, Arc::default(), Box::new(|_| {})),
+        cache: TokenCache::new(&settings.cache, Arc::default(), Arc::default(), Box::new(|_| {})),
         introspections: IntrospectionLimiter::new(settings.introspection.max_concurrent),
     })
 }
