@@ -1,4 +1,6 @@
-//! `tokens`: lists and revokes the cached tokens of a running gateway.
+//! `tokens`: lists, revokes and blocks the tokens of a running gateway.
+
+mod block;
 
 use std::io::{self, Write};
 
@@ -13,7 +15,7 @@ use crate::config;
 use crate::config::settings::Admin;
 use crate::sanitize::sanitize;
 
-/// List or revoke the cached tokens of a running gateway, through its admin listener
+/// List, revoke or block the tokens of a running gateway, through its admin listener
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -24,6 +26,9 @@ pub(crate) struct Arguments {
 enum Command {
     List(List),
     Revoke(Revoke),
+    Block(block::Block),
+    Unblock(block::Unblock),
+    Blocked(block::Blocked),
 }
 
 /// List the tokens with cached verdicts, by id and name
@@ -41,7 +46,8 @@ struct List {
 
 /// Remove tokens from the cache, so that each is introspected again at its next request, and close their tunnels
 ///
-/// This does not block a token: as long as the application has it, its next request succeeds. Delete it there first.
+/// This does not block a token: as long as the application has it, its next request succeeds. Delete it there first, or
+/// use `tokens block`.
 #[derive(Debug, clap::Args)]
 struct Revoke {
     #[command(flatten)]
@@ -72,6 +78,9 @@ impl Arguments {
         let config = match &self.command {
             Command::List(list) => &list.config,
             Command::Revoke(revoke) => &revoke.config,
+            Command::Block(block) => &block.config,
+            Command::Unblock(unblock) => &unblock.config,
+            Command::Blocked(blocked) => &blocked.config,
         };
         let admin = match config.path().and_then(|path| config::load_admin(&path)) {
             Ok(admin) => admin,
@@ -83,6 +92,9 @@ impl Arguments {
         let done = match &self.command {
             Command::List(list) => list.execute(&admin),
             Command::Revoke(revoke) => revoke.execute(&admin),
+            Command::Block(block) => block.execute(&admin),
+            Command::Unblock(unblock) => unblock.execute(&admin),
+            Command::Blocked(blocked) => blocked.execute(&admin),
         };
         done.unwrap_or_else(|error| {
             report(format_args!("error: {}: {error}", admin.address));
