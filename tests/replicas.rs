@@ -1,5 +1,6 @@
 //! Several replicas and a real Redis: a revocation reaches all of them.
 
+mod blocks;
 mod cut_off;
 mod hostile;
 mod shares;
@@ -212,7 +213,7 @@ fn redis_is_reached_by_tls_user_and_password() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let (certificate, key, ca) = (authority.certificate(), authority.private_key(), authority.ca_file());
     let rules = "on >pass%word ~fleet:* &fleet resetchannels &fleet +@connection +info +subscribe +publish +eval +exists \
-                 +incr +get +getrange +set +del +time +hlen +hgetall +hset +hdel +pexpire";
+                 +incr +get +getrange +set +del +hget +hset +hdel +hlen +hscan +time +hgetall +pexpire";
     let path = |it: &std::path::Path| it.display().to_string();
     let redis = Redis::start_with(&[
         "--tls-port",
