@@ -13,6 +13,7 @@ fn explain(introspector: &Introspector, token: &str) -> (i32, String, String) {
     let file = directory.path().join("gateway.yaml");
     let yaml = format!(
         "backend: {{url: '${{UNSET}}'}}\nadmin: {{token_file: /no/such/file}}\nredis: {{url_file: /no/such/file}}\n\
+         blocked: {{ids: [18], names: [old-scanner]}}\n\
          listen: {{tls: {{certificate: /no/such/file, private_key: /no/such/file}}}}\n{}abilities: {{routes: {{/items: {{GET: {{all: [a, b]}}}}}}}}\n",
         introspector.yaml()
     );
@@ -34,6 +35,8 @@ fn explain_introspects_a_token_and_never_shows_it() {
     introspector.set_verdict("17|both", named(&["a", "b"]).expiring("2999-01-02T03:04:05Z"));
     introspector.set_verdict("17|one", named(&["a"]));
     introspector.set_verdict("17|late", named(&["a", "b"]).expiring("2001-01-01T00:00:00Z"));
+    introspector.set_verdict("18|blocked", Verdict::active(&["a", "b"]).named(18, "sync"));
+    introspector.set_verdict("19|named", Verdict::active(&["a", "b"]).named(19, "old-scanner"));
     introspector.set_verdict("17|odd", Verdict::Answer(Answer::with(500, &[], "oops")));
     for (token, exit, told) in [
         (
@@ -71,6 +74,17 @@ fn explain_introspects_a_token_and_never_shows_it() {
                 "verdict      denied with 401 (inactive_token)",
             ],
         ),
+        (
+            "18|blocked",
+            1,
+            &[
+                "token of     sync (id 18), does not expire",
+                "token        blocked",
+                "advice       create a new token: `blocked` in gateway.yaml names this one by its id or its name",
+                "verdict      denied with 401 (blocked)",
+            ],
+        ),
+        ("19|named", 1, &["verdict      denied with 401 (blocked)"]),
         ("17|odd", 1, &["verdict      denied with 503 (no_verdict)"]),
         ("17|two words", 1, &["verdict      denied with 401 (malformed_token)"]),
     ] {

@@ -17,6 +17,7 @@ pub fn label(check: &Check) -> String {
     let sender = match (&check.sender.name, &check.sender.caller) {
         (Some(name), _) => format!("as {name}"),
         (None, KnownCaller::Active(token)) => format!("with {}", listed(&token.abilities)),
+        (None, KnownCaller::Refused(Refusal::Blocked)) => "with a blocked token".to_owned(),
         (None, _) => "without a token".to_owned(),
     };
     let from = match check.client {
@@ -70,6 +71,7 @@ fn why(map: &AbilityMap, outcome: &CheckResult<'_>) -> String {
         }
         (Ok(_), _, KnownCaller::Active(token)) => allowed_because(requirement, &token.abilities),
         (Err(Refusal::BadRequest(why)), ..) => (*why).to_owned(),
+        (Err(Refusal::Blocked), ..) => "the token is blocked, and the route is not public".to_owned(),
         (Err(Refusal::MissingToken), ..) => "there is no token, and the route is not public".to_owned(),
         (Err(Refusal::MethodNotMapped), Some(RouteMatch::NoMethod { route }), _) => {
             format!("{} has no {}, and no other route is tried", template(*route), outcome.check.method)

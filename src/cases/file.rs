@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::config::ability_map;
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Named, Node, OneOrMore, Report, Severity, Span,
+    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Named, Node, OnOff, OneOrMore, Report, Severity, Span,
     Spanned, Text, join, leaf_schema, listed, nearest, schema_of, section,
 };
 use crate::config::sections::SECRETS;
@@ -18,6 +18,7 @@ use crate::policy::ability::Abilities;
 use crate::policy::decision::{ActiveToken, KnownCaller};
 use crate::policy::map::AbilityMap;
 use crate::policy::network::{ClientAddress, MOST_NETWORKS, Networks, parse_address};
+use crate::policy::refusal::Refusal;
 use crate::policy::source_location::SourceLocation;
 
 /// The most checks of a file: each row is multiplied by its callers.
@@ -57,6 +58,8 @@ section! {
         from: Option<Address>,
         /// The networks that requests of the token must come from. Without this key, it may be used from anywhere.
         allowed_from: Option<Spanned<NetworkList>>,
+        /// Whether the token is on the block list, which refuses it on every route that is not public.
+        blocked: OnOff = false,
         /// `allow`, or the status of the refusal: 400, 401 or 403.
         expect: Expected,
     }
@@ -244,6 +247,8 @@ impl Compiler {
             },
         };
         let client = ClientAddress::from(case.from.map(|from| from.0));
+        let blocked = || Sender { name: None, caller: KnownCaller::Refused(Refusal::Blocked) };
+        let sender = if case.blocked.0 { Rc::new(blocked()) } else { sender };
         let name = case.name.as_ref().map(|name| Rc::from(&*name.0));
         let several = case.request.0.len() > 1;
         for request in &case.request.0 {

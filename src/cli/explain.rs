@@ -19,6 +19,7 @@ use super::routes::colour;
 use super::token_input::bearer_fields;
 use super::{ConfigArgument, Exit, abilities, output, report, show, token_from_stdin};
 use crate::config;
+use crate::config::settings::IntrospectionStyle;
 use crate::policy::bearer::Token;
 use crate::policy::decision::{
     ActiveToken, KnownCaller, RouteInputs, decide, missing, read_request, split_query,
@@ -32,6 +33,8 @@ use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Mode, ShadowSettings};
 use crate::response::own::status;
 use crate::sanitize::sanitize;
+use crate::tokens::blocklist::BlockList;
+use crate::tokens::hash::TokenHash;
 use crate::tokens::introspection::{Inactive, IntrospectionResponse, Mismatch};
 use crate::tokens::introspector::Introspector;
 use crate::tokens::verdict::Verdict;
@@ -127,13 +130,16 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<TokenStep>), Exit> {
         Exit::Failure
     };
     let line = token_from_stdin().map_err(|error| fail(&error))?;
-    let (introspection, token_bytes) = match config::load_introspection(path) {
+    let loaded = config::load_introspection(path).and_then(|it| Ok((it, config::load_blocked(path)?)));
+    let ((introspection, token_bytes), blocked) = match loaded {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             show(&mistakes);
             return Err(Exit::Failure);
         }
     };
+    let blocks = BlockList::default();
+    blocks.configure(&blocked);
     let Some(fields) = bearer_fields(line.trim()) else {
         return Ok((KnownCaller::Refused(Refusal::MalformedToken), None));
     };
@@ -143,18 +149,24 @@ fn introspect(path: &Path) -> Result<(KnownCaller, Option<TokenStep>), Exit> {
     };
     let answer =
         Introspector::introspect_once(&introspection, token.secret()).map_err(|error| fail(&error))?;
+    let shows_id = matches!(introspection.style, IntrospectionStyle::Bearer);
+    let is_shown = blocks.blocks_text(token.secret(), shows_id, Timestamp::now());
     Ok(match answer {
         IntrospectionResponse::Active(verdict) => {
             let holder = holder(&verdict);
-            let caller = match verdict.has_expired(SystemTime::now()) {
-                true => KnownCaller::Refused(Refusal::ExpiredToken),
-                false => {
-                    let Verdict { abilities, allowed_from, .. } = verdict;
-                    KnownCaller::Active(ActiveToken { abilities, allowed_from })
-                }
+            let secret = TokenHash::of_secret(token.secret());
+            let caller = if blocks.blocks_verdict(&verdict, &secret, Timestamp::now()) {
+                KnownCaller::Refused(Refusal::Blocked)
+            } else if verdict.has_expired(SystemTime::now()) {
+                KnownCaller::Refused(Refusal::ExpiredToken)
+            } else {
+                let Verdict { abilities, allowed_from, .. } = verdict;
+                KnownCaller::Active(ActiveToken { abilities, allowed_from })
             };
             (caller, Some(("token of", holder)))
         }
+        // As the gateway, which does not introspect it.
+        _ if is_shown => (KnownCaller::Refused(Refusal::Blocked), None),
         IntrospectionResponse::Inactive(Inactive::Reported) => {
             (KnownCaller::Refused(Refusal::InactiveToken), None)
         }

@@ -38,6 +38,9 @@ pub(super) fn advice(
             Some("no ability allows this request; change the map".to_owned())
         }
         (Refusal::ExpiredToken, ..) => Some("create a new token: this one has expired".to_owned()),
+        (Refusal::Blocked, ..) => Some(
+            "create a new token: `blocked` in gateway.yaml names this one by its id or its name".to_owned(),
+        ),
         (Refusal::InactiveToken, ..) => {
             Some("create a new token: this one is unknown to the introspector, or revoked".to_owned())
         }
@@ -116,6 +119,7 @@ mod tests {
             (Refusal::UnexpectedClaim(Claim::Audience), Some("get a token that was issued for this service")),
             (Refusal::InactiveToken, Some("create a new token")),
             (Refusal::WrongNetwork(NetworkRule::Token), Some("give the client's address")),
+            (Refusal::Blocked, Some("create a new token")),
             (Refusal::NoVerdict, None),
             (Refusal::MissingToken, None),
             (Refusal::MalformedToken, None),
