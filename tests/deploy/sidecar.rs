@@ -135,6 +135,7 @@ fn sidecar_component_changes_only_the_selected_deployment_and_service() {
     assert_is_the_gateway(&take_named(&mut spec["initContainers"], "gateway"));
     let volume = take_named(&mut spec["volumes"], "gateway");
     assert_eq!(volume["configMap"]["name"], "stockaj-gateway");
+    assert_eq!(take_named(&mut spec["volumes"], "state")["emptyDir"]["sizeLimit"], "64Mi");
     let lifecycle = take(&mut spec["containers"][0], "lifecycle");
     let grace = take(spec, "terminationGracePeriodSeconds");
     assert_eq!(deployment, *find(&before, "Deployment", "web"), "nothing else differs");
@@ -233,7 +234,13 @@ fn chart_templates_add_the_sidecar_to_a_chart_that_includes_them() {
 
     let spec = &find(&resources, "Deployment", "web")["spec"]["template"]["spec"];
     assert_is_the_gateway(&spec["initContainers"][0]);
-    assert_eq!(spec["volumes"], json!([{"name": "gateway", "configMap": {"name": "shop-gateway"}}]));
+    assert_eq!(
+        spec["volumes"],
+        json!([
+            {"name": "gateway", "configMap": {"name": "shop-gateway"}},
+            {"name": "state", "emptyDir": {"sizeLimit": "64Mi"}},
+        ])
+    );
     assert_eq!(spec["containers"][0]["lifecycle"], json!({"preStop": {"sleep": {"seconds": 45}}}));
     // 45 s: 10 s of the application, 30 s and 5 s of the gateway.
     assert_eq!(spec["terminationGracePeriodSeconds"], 90);

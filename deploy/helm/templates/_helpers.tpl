@@ -85,9 +85,7 @@ context: `.` here, `.Subcharts.stockaj` there.
     {{- if .Values.gateway.secret }}
     - {name: secrets, mountPath: /run/secrets/stockaj-gateway, readOnly: true}
     {{- end }}
-    {{- if $derived.usage }}
-    - {name: usage, mountPath: /var/lib/stockaj-gateway}
-    {{- end }}
+    - {name: state, mountPath: /var/lib/stockaj-gateway}
   startupProbe:
     httpGet: {path: /readyz, port: {{ $adminPort }}}
     periodSeconds: 1
@@ -115,7 +113,9 @@ context: `.` here, `.Subcharts.stockaj` there.
     capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* The volumes of the sidecar, except that of a usage ledger, which only a StatefulSet can have. */ -}}
+{{- /*
+The volumes of the sidecar. `state` has the blocks. A StatefulSet with a claim of that name has it for the usage ledger, too.
+*/ -}}
 {{- define "stockaj-gateway.volumes" -}}
 - name: gateway
   configMap: {name: {{ .Release.Name }}-gateway}
@@ -123,6 +123,8 @@ context: `.` here, `.Subcharts.stockaj` there.
 - name: secrets
   secret: {secretName: {{ . }}}
 {{- end }}
+- name: state
+  emptyDir: {sizeLimit: 64Mi}
 {{- end }}
 
 {{- /* `lifecycle` of the application's container: it waits while the gateway still serves. */ -}}
