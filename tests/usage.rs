@@ -380,7 +380,7 @@ fn reload_enables_disables_and_moves_the_ledger() {
     assert_eq!((rows(&report, "1").len(), rows(&report, "2").len()), (0, 1));
 
     env.gateway.edit("usage:\n", "# usage:\n");
-    env.gateway.edit("  path:", "#  path:");
+    env.gateway.edit("  path: two.redb", "#  path: two.redb");
     env.gateway.edit("  flush_interval:", "#  flush_interval:");
     assert!(env.gateway.reload());
     assert_eq!(env.gateway.get(ITEMS, Some("2|everything")).status, 200);
@@ -390,7 +390,7 @@ fn reload_enables_disables_and_moves_the_ledger() {
     assert_eq!(rows(&self::report(&other), "1"), [r#"items:read /api/v2/items allowed 1 {"GET":1}"#]);
 
     env.gateway.edit("# usage:\n", "usage:\n");
-    env.gateway.edit("#  path:", "  path:");
+    env.gateway.edit("#  path: two.redb", "  path: two.redb");
     env.gateway.edit("#  flush_interval:", "  flush_interval:");
     assert!(env.gateway.reload());
     env.gateway.get(ITEMS, Some("2|everything"));
