@@ -15,16 +15,27 @@ pub mod state;
 use budget::{ResponseBudget, UploadBudget};
 use state::ConnectionState;
 
+/// The listener that accepted a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientListener {
+    /// `listen.address`: the clients' requests are forwarded.
+    Proxy,
+    /// `decision.address`: the clients are proxies, which describe requests.
+    Decision,
+}
+
 /// A client's connection, or one stream of an HTTP/2 connection.
 #[derive(Debug)]
 pub struct Downstream {
+    /// The listener that accepted the connection.
+    pub listener: ClientListener,
     /// The client's address; `None` for a Unix socket.
     pub address: Option<IpAddr>,
     /// Whether `address` is a proxy whose PROXY header does not say the address of its client.
     pub has_unknown_client: bool,
     /// The address as in X-Forwarded-For: `unknown` (RFC 7239 section 6.2) for a Unix socket.
     pub address_field: HeaderValue,
-    /// Whether the address is in `listen.trusted_proxies`.
+    /// Whether the address is in `listen.trusted_proxies`; on the decision listener, whether it may ask.
     pub trusted: bool,
     /// Whether the connection is TLS.
     pub encrypted: bool,
@@ -73,11 +84,12 @@ pub const fn frame_overhead(length: usize) -> usize {
 }
 
 impl Downstream {
-    /// A client that has just connected.
+    /// A client that has just connected to the proxy listener.
     pub fn new(address: Option<IpAddr>, trusted: bool, encrypted: bool, now: Instant) -> Self {
         let address = address.map(|address| address.to_canonical());
         let field = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
         Self {
+            listener: ClientListener::Proxy,
             address,
             has_unknown_client: false,
             address_field: field.unwrap_or(HeaderValue::from_static("unknown")),
@@ -100,6 +112,7 @@ impl Downstream {
     /// A new stream of `connection`.
     pub fn stream(connection: &Rc<Self>, now: Instant) -> Rc<Self> {
         let stream = Rc::new(Self {
+            listener: connection.listener,
             address: connection.address,
             has_unknown_client: connection.has_unknown_client,
             address_field: connection.address_field.clone(),

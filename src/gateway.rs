@@ -2,6 +2,9 @@
 //!
 //! [`Gateway::answer`] is the outer function: it alone turns a refusal into a response. Inside, each phase needs the
 //! result of the one before, and forwarding needs the [`Permit`] that only a decision makes.
+//!
+//! [`Gateway::answer_proxy`] takes a request that another proxy describes through the same phases up to the limit. Its
+//! last phase consumes the permit for the answer to that proxy.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -47,6 +50,7 @@ use crate::tokens::lookup::{CachedToken, Lookup};
 use crate::tokens::verdict::Verdict;
 
 mod context;
+mod described;
 mod preflight;
 mod respond;
 mod shadow;
@@ -154,10 +158,7 @@ impl Gateway {
         if let Some(requested) = cors::requested_method(&request.head.method, &request.head.headers) {
             return Box::pin(self.serve_preflight(&request, requested, context)).await;
         }
-        let mut decided = self.decide(&request, &mut context.record).await;
-        if let Some(shadow) = &self.settings.shadow {
-            decided = Box::pin(self.decide_in_shadow(shadow, &request, &mut context.record, decided)).await;
-        }
+        let decided = self.decide_in_mode(&request, &mut context.record).await;
         let AllowedRequest { permit, caller, options, tunnel } = decided?;
         if let Some(tunnel) = tunnel {
             context.forwarded.upgrade =
@@ -182,20 +183,9 @@ impl Gateway {
         head: &'a mut Parts,
         context: &mut RequestContext<'_>,
     ) -> Result<ReadRequest<'a>, Refusal> {
-        let Settings { listen, limits, backend, abilities, .. } = &*self.settings;
-        if head.version == Version::HTTP_2 {
-            http2::translate(head, &limits.bounds())?;
-        }
-        if head.version == Version::HTTP_10 {
-            add_missing_host(&head.uri, &mut head.headers, &backend.authority);
-        }
+        self.translate(head)?;
         let head = &*head;
-        singleton::check(&head.headers)?;
-        if context.downstream.trusted {
-            listen.trusted_fields.check_lines(&head.headers)?;
-        }
-        let target = Target::read(&head.method, &head.uri, &head.headers)?;
-        abilities.check_path(&target.path)?;
+        let target = self.read_target(head, context.downstream.trusted)?;
         let has_body = context.body.as_ref().is_some_and(|body| !body.is_end_stream());
         let (mut expects_continue, mut handshake) = (false, None);
         // Few requests have either field, and one pass over the names costs less than two lookups.
@@ -203,21 +193,62 @@ impl Gateway {
             expects_continue = expectation::waits(head.version, &head.headers)?;
             handshake = Handshake::begun(&head.method, head.version, &head.headers, has_body)?;
         }
-        let record = &mut context.record;
-        if let Some(method) = method::overriding(&head.method, &head.headers, backend.method_override)? {
+        self.admit(head, &mut context.record)?;
+        let client = context.record.client_address();
+        Ok(ReadRequest { head, target, has_body, client, expects_continue, handshake })
+    }
+
+    /// Gives a head of another version the form of HTTP/1.1.
+    #[inline]
+    fn translate(&self, head: &mut Parts) -> Result<(), Refusal> {
+        let Settings { limits, backend, .. } = &*self.settings;
+        if head.version == Version::HTTP_2 {
+            http2::translate(head, &limits.bounds())?;
+        }
+        if head.version == Version::HTTP_10 {
+            add_missing_host(&head.uri, &mut head.headers, &backend.authority);
+        }
+        Ok(())
+    }
+
+    /// Checks the fields, and reads the canonical target. `trusted`: whether the peer may set forwarding fields.
+    #[inline]
+    fn read_target<'a>(&self, head: &'a Parts, trusted: bool) -> Result<Target<'a>, Refusal> {
+        let Settings { listen, abilities, .. } = &*self.settings;
+        singleton::check(&head.headers)?;
+        if trusted {
+            listen.trusted_fields.check_lines(&head.headers)?;
+        }
+        let target = Target::read(&head.method, &head.uri, &head.headers)?;
+        abilities.check_path(&target.path)?;
+        Ok(target)
+    }
+
+    /// Records a method override, and applies the limit of the client's address.
+    #[inline]
+    fn admit(&self, head: &Parts, record: &mut RequestRecord) -> Result<(), Refusal> {
+        let setting = self.settings.backend.method_override;
+        if let Some(method) = method::overriding(&head.method, &head.headers, setting)? {
             record.method = method;
         }
         if let (Some(addresses), Some(address)) = (&self.limiter.addresses, record.client) {
             addresses.take(address, record.started()).map_err(Refusal::TooManyAttempts)?;
         }
-        Ok(ReadRequest {
-            head,
-            target,
-            has_body,
-            client: record.client_address(),
-            expects_continue,
-            handshake,
-        })
+        Ok(())
+    }
+
+    /// The decision on a request, also by shadow mode and the candidate map.
+    #[inline]
+    async fn decide_in_mode(
+        &self,
+        request: &ReadRequest<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<AllowedRequest<'_>, Refusal> {
+        let decided = self.decide(request, record).await;
+        match &self.settings.shadow {
+            None => decided,
+            Some(shadow) => Box::pin(self.decide_in_shadow(shadow, request, record, decided)).await,
+        }
     }
 
     /// Drives the [decision](crate::policy::decision) on a request, then the limit of its token. A request that no token

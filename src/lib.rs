@@ -7,13 +7,13 @@
 //! cli/         one file per command
 //! config/      gateway.yaml: a language below, a file per section above; every error with its place
 //! policy/      PURE: framing, path, route, map, ability, bearer, headers, refusal, decision; no I/O
-//! gateway.rs   the phases of a request; gateway/ has token verdicts, preflights, shadow mode, tunnels, responses
+//! gateway.rs   the phases of a request; gateway/ has token verdicts, preflights, shadow mode, tunnels, decisions, responses
 //! response/    the gateway's own responses, response bodies, and the record of each request
 //! openapi/     OpenAPI documents: reads them, drafts maps from them, compares them with maps
 //! cases/       policy tests: reads their files, compares decisions with the expected ones
 //! catch_panic.rs  limits a panic to its request
 //! downstream.rs a client's connection: address, TLS, state
-//! listener.rs  a bound socket of the proxy or the admin listener
+//! listener.rs  a bound socket of a listener
 //! limits/      limits on requests and tunnels, by token and address
 //! tokens/      verdict, introspection, cache, revocation, block list
 //! replicas/    revocations, blocks and shares of rate limits from and to other replicas, through Redis

@@ -123,11 +123,13 @@ pub enum Role {
     Admin,
     /// `listen.redirect_address`
     Redirect,
+    /// `decision.address`
+    Decision,
 }
 
 impl Role {
     /// The order in which inherited sockets without names are assigned.
-    const ALL: [Self; 3] = [Self::Proxy, Self::Admin, Self::Redirect];
+    const ALL: [Self; 4] = [Self::Proxy, Self::Admin, Self::Redirect, Self::Decision];
 
     /// The name in logs and in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
@@ -135,6 +137,7 @@ impl Role {
             Self::Proxy => "proxy",
             Self::Admin => "admin",
             Self::Redirect => "redirect",
+            Self::Decision => "decision",
         }
     }
 }
@@ -154,7 +157,8 @@ pub struct Inherited(Vec<(Role, Listener)>);
 pub enum InheritError {
     /// `LISTEN_FDS` is not a number, or exceeds the number of listeners.
     #[error(
-        "LISTEN_FDS is `{0}`: expected the number of sockets that are passed, 3 at most: proxy, admin, redirect"
+        "LISTEN_FDS is `{0}`: expected the number of sockets that are passed, 4 at most: proxy, admin, redirect, \
+         decision"
     )]
     Count(String),
     /// The number of names differs from the number of sockets.
@@ -167,7 +171,8 @@ pub enum InheritError {
     },
     /// One name is a listener's, another is unknown.
     #[error(
-        "LISTEN_FDNAMES names a socket `{0}`: expected `proxy`, `admin` or `redirect`, or none of these at all"
+        "LISTEN_FDNAMES names a socket `{0}`: expected `proxy`, `admin`, `redirect` or `decision`, or none of these \
+         at all"
     )]
     Unknown(String),
     /// Two sockets have the same name.
@@ -184,11 +189,11 @@ pub enum InheritError {
         source: io::Error,
     },
     /// TLS is supported on TCP only.
-    #[error("a Unix socket is passed for `proxy`, but listen.tls is set")]
-    Unencrypted,
-    /// The redirect listener has no configuration.
-    #[error("a socket is passed for `redirect`, but listen.redirect_address is not set")]
-    NotConfigured,
+    #[error("a Unix socket is passed for `{0}`, but {1} is set")]
+    Unencrypted(Role, &'static str),
+    /// A listener that is off has no configuration.
+    #[error("a socket is passed for `{0}`, but {1} is not set")]
+    NotConfigured(Role, &'static str),
 }
 
 impl Inherited {
@@ -288,18 +293,19 @@ mod tests {
 
     #[test]
     fn inherited_sockets_get_their_role_by_name_or_order() {
-        use Role::{Admin, Proxy, Redirect};
+        use Role::{Admin, Decision, Proxy, Redirect};
         for (sockets, names, expected) in [
             (0, None, &[][..]),
             (0, Some("of:another:process"), &[]),
             (1, None, &[Proxy]),
             (2, None, &[Proxy, Admin]),
-            (3, None, &[Proxy, Admin, Redirect]),
+            (4, None, &[Proxy, Admin, Redirect, Decision]),
             (1, Some("stockaj-gateway.socket"), &[Proxy]),
             (2, Some("stockaj-gateway.socket:stockaj-gateway-admin.socket"), &[Proxy, Admin]),
             (2, Some("unknown:unknown"), &[Proxy, Admin]),
             (1, Some("admin"), &[Admin]),
             (2, Some("redirect:proxy"), &[Redirect, Proxy]),
+            (2, Some("proxy:decision"), &[Proxy, Decision]),
         ] {
             assert_eq!(roles(sockets, names).unwrap(), expected, "{sockets} {names:?}");
         }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{BINARY, Builder, RawClient, Response, TestEnv};
 
 /// The guide's three tables, as requests. `{id}` stands for any id.
-const GUIDE: [(&str, &[&str]); 19] = [
+pub(crate) const GUIDE: [(&str, &[&str]); 19] = [
     (
         "items:read",
         &[
@@ -85,7 +85,7 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 const FORBIDDEN: &str = r#"{"message":"This action is unauthorized."}"#;
 
 /// The guide's requests, each with the ability that permits it.
-fn guide() -> BTreeMap<(&'static str, String), &'static str> {
+pub(crate) fn guide() -> BTreeMap<(&'static str, String), &'static str> {
     let rows = GUIDE.iter().flat_map(|(ability, requests)| requests.iter().map(move |it| (*ability, it)));
     rows.map(|(ability, request)| {
         let (method, path) = request.split_once(' ').unwrap();
@@ -104,18 +104,23 @@ fn shipped_routes() -> Vec<Value> {
 }
 
 /// A token with exactly these abilities.
-fn token(abilities: &[&str]) -> String {
+pub(crate) fn token(abilities: &[&str]) -> String {
     format!("9|{}", abilities.join("+"))
 }
 
 /// All abilities except this one.
-fn all_but(ability: &str) -> Vec<&'static str> {
+pub(crate) fn all_but(ability: &str) -> Vec<&'static str> {
     GUIDE.iter().map(|(it, _)| *it).filter(|it| *it != ability).collect()
 }
 
 /// A gateway with the shipped map, and an introspector that accepts every token of these tests.
 fn shipped() -> TestEnv {
-    let mut builder = TestEnv::builder().configure(Builder::shipped_map);
+    shipped_with("")
+}
+
+/// The same with further sections of gateway.yaml.
+pub(crate) fn shipped_with(yaml: &str) -> TestEnv {
+    let mut builder = TestEnv::builder().configure(Builder::shipped_map).yaml(yaml);
     let of_guide = GUIDE.iter().flat_map(|(ability, _)| [vec![*ability], all_but(ability)]);
     for abilities in [vec![], vec!["*"]].into_iter().chain(of_guide) {
         builder = builder.token(&token(&abilities), &abilities);

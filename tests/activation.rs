@@ -77,6 +77,23 @@ fn redirect_listener_uses_an_inherited_socket() {
 }
 
 #[test]
+fn decision_listener_uses_an_inherited_socket() {
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let (first, second) = (address(&sockets[0]), address(&sockets[1]));
+    let mut builder = builder()
+        .yaml("decision: {address: '127.0.0.1:1', trusted_proxies: [127.0.0.1]}\n")
+        .environment("LISTEN_FDNAMES", "decision:proxy");
+    for socket in sockets {
+        builder = builder.inheriting(socket);
+    }
+    let gateway = builder.start();
+    assert_eq!((gateway.wait_for_listener("decision"), gateway.address()), (first, second));
+    let fields = [("X-Original-Method", "GET"), ("X-Original-URI", "/api/v2/items")];
+    assert_eq!(RawClient::connect(first).request("GET", "/", &fields, b"").status, 401);
+    assert_eq!(gateway.get("/api/v2/items", None).status, 401);
+}
+
+#[test]
 fn inherited_unix_socket_outlives_the_gateway() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("front.sock");
@@ -136,12 +153,13 @@ fn unusable_inherited_sockets_are_startup_errors() {
         (vec![bound()], "1", "", "for `proxy` (file descriptor 3) cannot be used: it does not listen"),
         (vec![tcp(), udp()], "2", "", "for `admin` (file descriptor 4) cannot be used"),
         (vec![tcp()], "2", "", "for `admin` (file descriptor 4) cannot be used"),
-        (vec![tcp()], "4", "", "LISTEN_FDS is `4`"),
+        (vec![tcp()], "5", "", "LISTEN_FDS is `5`"),
         (vec![tcp()], "many", "", "LISTEN_FDS is `many`"),
         (vec![tcp()], "1", "proxy:admin", "LISTEN_FDNAMES has 2 names for 1 sockets"),
         (vec![tcp(), tcp()], "2", "admin:admin", "LISTEN_FDNAMES names two sockets `admin`"),
         (vec![tcp(), tcp()], "2", "admin:other", "LISTEN_FDNAMES names a socket `other`"),
         (vec![tcp()], "1", "redirect", "listen.redirect_address is not set"),
+        (vec![tcp()], "1", "decision", "decision.address is not set"),
     ] {
         let said = refused(sockets, &[("LISTEN_FDS", count), ("LISTEN_FDNAMES", names)]);
         assert!(said.contains(expected), "{said}");

@@ -9,6 +9,7 @@ mod backend; // malformed and hostile responses of a backend
 mod blocked; // blocked tokens in every spelling
 mod cache; // verdicts that must not be used: of another token, outdated, or for another route
 mod claims; // tokens of the same introspector that are not for this service
+mod decision; // the tables again, described to the decision listener
 mod failures; // floods of guessed tokens from one address
 mod fields; // header fields that have a meaning behind the gateway
 mod framing; // where one message ends and the next begins

@@ -27,6 +27,7 @@ mod config; // reports about configurations, to the byte: every error with its l
 mod continuity; // reloads, renewed certificates and restarts under load: no request fails
 mod cors; // CORS: preflights, and which origins can read the gateway's own responses
 mod dashboards; // rules, alerts and dashboard against a gateway with all features, and a real Prometheus
+mod decision; // the decision listener: descriptions, answers and gRPC, and that it decides as the proxy does
 mod demo; // the output of `demo` holds
 mod denials; // the fields of a 403 for a missing ability, over both versions of HTTP
 mod deploy; // the files under `deploy/`, checked by the tools that read them

@@ -12,8 +12,8 @@ use super::language::{
 };
 use super::listener_overlap;
 use super::sections::{
-    SECRETS, abilities, admin, backend, blocked, cache, cors, denials, identity_headers, introspection,
-    limits, listen, log, rate_limit, redis, runtime, shadow, traces, usage, webhook,
+    SECRETS, abilities, admin, backend, blocked, cache, cors, decision, denials, identity_headers,
+    introspection, limits, listen, log, rate_limit, redis, runtime, shadow, traces, usage, webhook,
 };
 use super::settings::{ListenAddress, Settings};
 use crate::policy::identity::IdentityHeader;
@@ -28,6 +28,9 @@ section! {
         listen: listen::Listen,
         /// The admin listener.
         admin: admin::Admin,
+        /// The decision listener, for proxies that ask for a decision on each request and forward it themselves. Without
+        /// `address` it is off.
+        decision: decision::Decision,
         /// The backend, which receives permitted requests.
         backend: backend::Backend,
         /// The introspector, which validates tokens.
@@ -187,6 +190,7 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
     Settings {
         listen: listen::compile(raw.listen, decoder),
         admin: admin::compile(raw.admin),
+        decision: decision::compile(raw.decision, decoder),
         backend: backend::compile(raw.backend, decoder),
         identity_headers: identity_headers::compile(raw.identity_headers, &introspection.response, decoder),
         introspection,

@@ -17,6 +17,7 @@ pub(super) fn check(settings: &Settings, places: &[(String, Span)], decoder: &mu
             settings.listen.redirect_address.as_ref().filter(|_| !settings.listen.tls.is_empty()),
         ),
         ("admin.address", Some(&settings.admin.address)),
+        ("decision.address", settings.decision.address.as_ref()),
     ];
     let listeners: Vec<(&str, &ListenAddress)> =
         listeners.into_iter().filter_map(|(key, address)| Some((key, address?))).collect();

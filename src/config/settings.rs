@@ -18,6 +18,7 @@ use crate::policy::ability::Requirement;
 use crate::policy::cors::Cors;
 use crate::policy::denials::Denials;
 use crate::policy::deprecation::Deprecation;
+use crate::policy::described::DescriptionStyle;
 use crate::policy::expected_claims::ExpectedClaims;
 use crate::policy::framing::Bounds;
 use crate::policy::identity::IdentityHeader;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub listen: Listen,
     /// The admin listener.
     pub admin: Admin,
+    /// The decision listener.
+    pub decision: Decision,
     /// Where permitted requests go.
     pub backend: Backend,
     /// The introspector.
@@ -138,12 +141,49 @@ pub struct Listen {
 impl Listen {
     /// Whether the forwarding fields of a peer with this address are trusted.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.trusted_proxies.iter().any(|network| network.contains(&address))
+        contain(&self.trusted_proxies, address)
     }
 }
 
-/// `listen.tls`: PEM files, read when the listener is built.
+/// Whether one of the networks contains the address.
+fn contain(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// `decision`: the listener for proxies that ask for decisions and forward requests themselves.
+#[derive(Debug)]
+pub struct Decision {
+    /// `decision.address`; `None` if the listener is off.
+    pub address: Option<ListenAddress>,
+    /// `decision.tls`: empty for plain HTTP; the first is the default.
+    pub tls: Box<[ListenTls]>,
+    /// `decision.trusted_proxies`: the peers that may ask.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `decision.style` and `decision.path_prefix`
+    pub style: DescriptionStyle,
+    /// `decision.answer`
+    pub answer: AnswerStyle,
+}
+
+impl Decision {
+    /// Whether a peer with this address may ask. File permissions control who can connect to a Unix socket, whose peers
+    /// have no address.
+    pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        peer.is_none_or(|address| contain(&self.trusted_proxies, address))
+    }
+}
+
+/// Where an answer over HTTP has the status of the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerStyle {
+    /// The status of the answer itself.
+    Status,
+    /// X-Decision-Status; the answer itself always has 200.
+    Header,
+}
+
+/// `listen.tls` and `decision.tls`: PEM files, read when the listener is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenTls {
     /// The certificate chain, leaf first.

@@ -75,25 +75,35 @@ impl<'a> RequestContext<'a> {
         head: &Parts,
         body: Incoming,
     ) -> Self {
-        let Gateway { recorder, settings, .. } = gateway;
-        let now = downstream.state.take_arrival().unwrap_or_else(Instant::now);
-        let id = request_id(downstream, &head.headers);
-        let mut record = RequestRecord::new(recorder, settings, downstream, &head.method, id, now);
-        if let Some(tracer) = &recorder.tracer {
-            record.trace = Some(Trace::begin(tracer, head, downstream.trusted, now));
-        }
+        let mut record = begin_record(gateway, downstream, head);
         if downstream.trusted
             && let Some(address) = downstream.address
         {
-            let trusts = |address| settings.listen.trusts(address);
+            let trusts = |address| gateway.settings.listen.trusts(address);
             let forwarded = client::forwarded(&head.headers, address, trusts);
             record.client = Some(forwarded.nearest);
             record.has_unknown_client = forwarded.is_unknown;
         }
-        record.note_head(head);
-        record.note_scheme(&head.headers);
         Self { downstream, body: Some(body), record, account: None, forwarded: Forwarded::default() }
     }
+}
+
+/// Begins the record of a request whose head has arrived. Its client is the peer.
+pub(super) fn begin_record(
+    gateway: &Gateway,
+    downstream: &Rc<Downstream>,
+    head: &Parts,
+) -> Box<RequestRecord> {
+    let Gateway { recorder, settings, .. } = gateway;
+    let now = downstream.state.take_arrival().unwrap_or_else(Instant::now);
+    let id = request_id(downstream, &head.headers);
+    let mut record = RequestRecord::new(recorder, settings, downstream, &head.method, id, now);
+    if let Some(tracer) = &recorder.tracer {
+        record.trace = Some(Trace::begin(tracer, head, downstream.trusted, now));
+    }
+    record.note_head(head);
+    record.note_scheme(&head.headers);
+    record
 }
 
 /// The id that a trusted proxy sent, or a new one.

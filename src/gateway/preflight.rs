@@ -19,10 +19,7 @@ impl Gateway {
         requested: &HeaderValue,
         context: &mut RequestContext<'_>,
     ) -> Result<Outcome<'_>, Refusal> {
-        if request.has_body {
-            return Err(Refusal::BadRequest("CORS preflight with a body"));
-        }
-        let permit = self.decide_preflight(request, requested, &mut context.record)?;
+        let permit = self.permit_preflight(request, requested, &mut context.record)?;
         match self.settings.cors.preflight {
             Preflight::Answer => Ok(Outcome::Preflight(requested.clone())),
             Preflight::Forward => {
@@ -31,6 +28,19 @@ impl Gateway {
                 Ok(Outcome::Upstream(Reason::Public, self.settings.abilities.options_of(None)))
             }
         }
+    }
+
+    /// The permit of a preflight for the method `requested`.
+    pub(super) fn permit_preflight(
+        &self,
+        request: &ReadRequest<'_>,
+        requested: &HeaderValue,
+        record: &mut RequestRecord,
+    ) -> Result<Permit, Refusal> {
+        if request.has_body {
+            return Err(Refusal::BadRequest("CORS preflight with a body"));
+        }
+        self.decide_preflight(request, requested, record)
     }
 
     /// Decides on a preflight by the request that it announces, without credentials.

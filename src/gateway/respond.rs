@@ -4,6 +4,7 @@ use std::mem;
 use std::rc::Rc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, STRICT_TRANSPORT_SECURITY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
@@ -124,21 +125,8 @@ impl Gateway {
         {
             tokio::task::spawn_local(discard(body, Rc::clone(record.downstream())));
         }
-        let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
-        let is_denied =
-            matches!(refusal, Refusal::Denied | Refusal::QueryDenied { .. } | Refusal::WrongNetwork(_));
-        if is_uncovered || (is_denied && self.recorder.usage.is_some()) {
-            self.attribute_token(&head.headers, &mut record);
-        }
-        let mut response = own::refuse(refusal, record.request_id.clone());
+        let mut response = self.refusal_response(refusal, origin, head, &mut record);
         let fields = response.headers_mut();
-        if let Some(origin) = origin {
-            self.settings.cors.expose(origin, fields);
-        }
-        self.settings.denials.advise(refusal, fields);
-        if matches!(refusal, Refusal::TooManyAttempts(_)) {
-            self.add_rate_limit_fields(&record, head.uri.query(), fields);
-        }
         self.add_hsts(record.downstream(), fields);
         if head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT) {
             // Otherwise hyper waits for a body that the client may never send.
@@ -149,9 +137,40 @@ impl Gateway {
         ResponseBody::own(response, record)
     }
 
+    /// The response to a refused request, whoever sends it to the client.
+    pub(super) fn refusal_response(
+        &self,
+        refusal: &Refusal,
+        origin: Option<&HeaderValue>,
+        head: &Parts,
+        record: &mut RequestRecord,
+    ) -> Response<Bytes> {
+        let is_uncovered = matches!(refusal, Refusal::Unmapped | Refusal::MethodNotMapped);
+        let is_denied =
+            matches!(refusal, Refusal::Denied | Refusal::QueryDenied { .. } | Refusal::WrongNetwork(_));
+        if is_uncovered || (is_denied && self.recorder.usage.is_some()) {
+            self.attribute_token(&head.headers, record);
+        }
+        let mut response = own::refuse(refusal, record.request_id.clone());
+        let fields = response.headers_mut();
+        if let Some(origin) = origin {
+            self.settings.cors.expose(origin, fields);
+        }
+        self.settings.denials.advise(refusal, fields);
+        if matches!(refusal, Refusal::TooManyAttempts(_)) {
+            self.add_rate_limit_fields(record, head.uri.query(), fields);
+        }
+        response
+    }
+
     /// Adds RateLimit and RateLimit-Policy to the response to a token with limits, if `rate_limit.fields` is `ietf`.
     /// `query` is the request's.
-    fn add_rate_limit_fields(&self, record: &RequestRecord, query: Option<&str>, fields: &mut HeaderMap) {
+    pub(super) fn add_rate_limit_fields(
+        &self,
+        record: &RequestRecord,
+        query: Option<&str>,
+        fields: &mut HeaderMap,
+    ) {
         let Some(tokens) = self.limiter.tokens.as_ref().filter(|tokens| tokens.settings().has_fields) else {
             return;
         };
@@ -194,6 +213,6 @@ impl Gateway {
 }
 
 /// The version of the response to a request.
-fn response_version(head: &Parts) -> Version {
+pub(super) fn response_version(head: &Parts) -> Version {
     if head.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 }
 }

@@ -37,7 +37,22 @@ pub struct ForwardedClient {
 /// can forge the addresses to the left of it. If all are trusted, it is the left-most of them. An element that is no
 /// address leaves the client unknown.
 pub fn forwarded(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> bool) -> ForwardedClient {
-    let mut nearest = peer;
+    let ReportedClient { nearest, is_unknown } = reported(fields, trusted);
+    ForwardedClient { nearest: nearest.unwrap_or(peer), is_unknown }
+}
+
+/// The client behind a trusted peer without an address, such as that of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportedClient {
+    /// As in [`ForwardedClient`]; `None` if X-Forwarded-For has no address.
+    pub nearest: Option<IpAddr>,
+    /// As in [`ForwardedClient`].
+    pub is_unknown: bool,
+}
+
+/// The same as [`forwarded`] behind a trusted peer without an address.
+pub fn reported(fields: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> ReportedClient {
+    let mut nearest = None;
     let lines = fields.get_all(X_FORWARDED_FOR).iter().rev();
     for element in lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')) {
         let element = element.trim_ascii();
@@ -46,14 +61,14 @@ pub fn forwarded(fields: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> b
             continue;
         }
         let Some(address) = std::str::from_utf8(element).ok().and_then(parse) else {
-            return ForwardedClient { nearest, is_unknown: true };
+            return ReportedClient { nearest, is_unknown: true };
         };
-        nearest = address;
+        nearest = Some(address);
         if !trusted(address) {
             break;
         }
     }
-    ForwardedClient { nearest, is_unknown: false }
+    ReportedClient { nearest, is_unknown: false }
 }
 
 /// Whether a request crossed the network without TLS, as far as is known. A trusted peer reports the scheme of its

@@ -291,7 +291,7 @@ struct ClientFields<'a> {
 
 impl Credentials {
     /// Whether the client's Authorization and its Cookie are forwarded.
-    const fn pass(&self) -> (bool, bool) {
+    pub(super) const fn pass(&self) -> (bool, bool) {
         match self {
             Self::AsSent => (true, true),
             Self::Token { cookies, .. } => (false, *cookies),
@@ -470,7 +470,8 @@ fn name_options(
     Ok(())
 }
 
-fn method_field(method: &Method) -> HeaderValue {
+/// The value of X-HTTP-Method-Override in a POST that was decided on as `method`.
+pub(super) fn method_field(method: &Method) -> HeaderValue {
     HeaderValue::from_static(match *method {
         Method::PUT => "PUT",
         Method::PATCH => "PATCH",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_LENGTH;
-use http::{Method, Response, Version};
+use http::{HeaderMap, Method, Response, Version};
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::backend::body::{RequestBody, UploadFault};
@@ -36,6 +36,8 @@ pub struct ResponseBody {
 
 enum Source {
     Own(Bytes),
+    /// A message of the gateway, and the trailers that follow it.
+    Message(Box<(Bytes, HeaderMap)>),
     Backend(UpstreamBody),
     /// A body of the backend that may be read ahead. Few bodies are: most are complete with their first piece.
     Shared(Rc<RefCell<UpstreamBody>>),
@@ -43,8 +45,19 @@ enum Source {
 
 impl ResponseBody {
     /// The gateway's own response.
-    pub fn own(mut response: Response<Bytes>, mut record: Box<RequestRecord>) -> Response<Self> {
-        if record.method == Method::HEAD {
+    pub fn own(response: Response<Bytes>, record: Box<RequestRecord>) -> Response<Self> {
+        let is_to_head = record.method == Method::HEAD;
+        Self::own_to(is_to_head, response, record)
+    }
+
+    /// The gateway's own response to a request that is a HEAD, or not. The record may be of another request, which a proxy
+    /// describes.
+    pub fn own_to(
+        is_head: bool,
+        mut response: Response<Bytes>,
+        mut record: Box<RequestRecord>,
+    ) -> Response<Self> {
+        if is_head {
             // No body is sent. hyper does not poll it over HTTP/1 and would send it over HTTP/2.
             record.mark_complete();
             if response.version() == Version::HTTP_2 {
@@ -56,6 +69,18 @@ impl ResponseBody {
             let mut body = Self { source: Source::Own(bytes), record: Some(record) };
             body.finish_if_complete();
             body
+        })
+    }
+
+    /// A message of the gateway that `trailers` follow, over HTTP/2.
+    pub fn message(
+        response: Response<Bytes>,
+        trailers: HeaderMap,
+        record: Box<RequestRecord>,
+    ) -> Response<Self> {
+        response.map(|bytes| {
+            let source = Source::Message(Box::new((bytes, trailers)));
+            Self { source, record: Some(record) }
         })
     }
 
@@ -119,6 +144,7 @@ impl ResponseBody {
     fn finish_if_complete(&mut self) {
         match &mut self.source {
             Source::Own(bytes) if bytes.is_empty() => self.complete(),
+            Source::Message(rest) if rest.1.is_empty() => self.complete(),
             Source::Backend(from) if from.is_at_end() => {
                 from.give_back();
                 self.complete();
@@ -127,7 +153,7 @@ impl ResponseBody {
                 from.borrow_mut().give_back();
                 self.complete();
             }
-            Source::Own(_) | Source::Backend(_) | Source::Shared(_) => {}
+            Source::Own(_) | Source::Message(_) | Source::Backend(_) | Source::Shared(_) => {}
         }
     }
 
@@ -164,7 +190,13 @@ impl Body for ResponseBody {
             (Source::Shared(from), Some(downstream)) => {
                 ready!(from.borrow_mut().poll_piece(context, downstream))
             }
-            (Source::Own(_) | Source::Backend(_) | Source::Shared(_), _) => None,
+            (Source::Message(rest), _) if !rest.0.is_empty() => {
+                Some(Ok(Frame::data(BodyPiece::uncounted(mem::take(&mut rest.0)))))
+            }
+            (Source::Message(rest), _) if !rest.1.is_empty() => {
+                Some(Ok(Frame::trailers(mem::take(&mut rest.1))))
+            }
+            (Source::Own(_) | Source::Message(_) | Source::Backend(_) | Source::Shared(_), _) => None,
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -184,7 +216,7 @@ impl Body for ResponseBody {
                 match &mut this.source {
                     Source::Backend(from) => from.give_back(),
                     Source::Shared(from) => from.borrow_mut().give_back(),
-                    Source::Own(_) => {}
+                    Source::Own(_) | Source::Message(_) => {}
                 }
                 this.complete();
             }
@@ -195,6 +227,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(bytes) => bytes.is_empty(),
+            Source::Message(rest) => rest.1.is_empty(),
             Source::Backend(from) => from.is_at_end(),
             Source::Shared(from) => from.borrow().is_at_end(),
         }
@@ -203,6 +236,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Message(_) => SizeHint::default(),
             Source::Backend(from) => from.size_hint(),
             Source::Shared(from) => from.borrow().size_hint(),
         }

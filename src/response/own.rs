@@ -141,6 +141,13 @@ pub fn preflight(request_id: HeaderValue) -> Response<Bytes> {
     response
 }
 
+/// The answer to a proxy that may forward a request, without fields for that request.
+pub fn allow(request_id: HeaderValue) -> Response<Bytes> {
+    let mut response = preflight(request_id);
+    *response.status_mut() = StatusCode::OK;
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

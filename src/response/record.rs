@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::backend::body::{Upload, UploadFault};
 use crate::config::settings::Settings;
-use crate::downstream::Downstream;
+use crate::downstream::{ClientListener, Downstream};
 use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
@@ -344,6 +344,11 @@ impl RequestRecord {
         }
     }
 
+    /// Notes the cause of a refusal in detail, for the log.
+    pub const fn note_detail(&mut self, detail: &'static str) {
+        self.detail = Some(detail);
+    }
+
     /// The fault that ended the request's body.
     pub fn upload_fault(&self) -> Option<UploadFault> {
         self.upload.as_ref()?.fault()
@@ -418,7 +423,12 @@ impl Drop for RequestRecord {
             None => (left, Reason::ClientGone),
         };
         let duration = now.duration_since(self.started);
-        metrics.request(self.route, &self.method, status, reason, duration);
+        match self.downstream.listener {
+            ClientListener::Proxy => metrics.request(self.route, &self.method, status, reason, duration),
+            ClientListener::Decision => {
+                metrics.described_request(self.route, &self.method, status, reason, duration);
+            }
+        }
         if let Some(usage) = &self.recorder.usage {
             self.count_usage(usage, now);
         }
@@ -507,6 +517,10 @@ impl RequestRecord {
         let line = AccessLine {
             request_id: self.request_id.as_bytes(),
             client_request_id: self.client_request_id.as_ref().map(HeaderValue::as_bytes),
+            listener: match self.downstream.listener {
+                ClientListener::Proxy => None,
+                ClientListener::Decision => Some("decision"),
+            },
             client,
             protocol: self.version.map(|version| match version {
                 Version::HTTP_2 => "HTTP/2.0",

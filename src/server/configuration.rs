@@ -10,7 +10,7 @@ use super::StartError;
 use super::tls::Certificates;
 use crate::client::pool::{BoundSettings, ConnectionBound, Pool};
 use crate::client::{ClientKey, Connector, ConnectorError};
-use crate::config::settings::{ClientTls, Destination, Introspection, Settings};
+use crate::config::settings::{ClientTls, Destination, Introspection, ListenTls, Settings};
 use crate::limits::Limiter;
 use crate::replicas::RedisClient;
 use crate::telemetry::metrics::{EntryKind, EvictionCause, Metrics, RouteNumbers};
@@ -29,6 +29,8 @@ const MAX_SILENCE: Duration = Duration::from_secs(10);
 /// The resources that a configuration names: certificates, roots and connections.
 pub struct Resources {
     pub(super) tls: Option<Arc<Certificates>>,
+    /// The certificates of the decision listener.
+    pub(super) decision_tls: Option<Arc<Certificates>>,
     pub(super) backend: Arc<UpstreamClient>,
     pub(super) introspector: Arc<UpstreamClient>,
     /// Publishes revocations to other replicas.
@@ -122,22 +124,30 @@ impl Resources {
     /// # Errors
     /// [`StartError::Certificate`] and [`StartError::Connector`].
     pub fn build(settings: &Settings) -> Result<Self, StartError> {
-        let tls = certificates(settings)?;
-        Self::with_tls(tls, settings, None)
+        Self::next(settings, None)
+    }
+
+    /// Every certificate that a listener serves.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = &Arc<Certificates>> {
+        self.tls.iter().chain(&self.decision_tls)
     }
 
     /// The resources of the next configuration. Unchanged ones are kept, with their connections.
     fn next_from(&self, settings: &Settings, before: &Settings) -> Result<Self, StartError> {
-        let tls =
-            if settings.listen.tls == before.listen.tls { self.tls.clone() } else { certificates(settings)? };
-        Self::with_tls(tls, settings, Some(self))
+        Self::next(settings, Some((self, before)))
     }
 
-    fn with_tls(
-        tls: Option<Arc<Certificates>>,
-        settings: &Settings,
-        before: Option<&Self>,
-    ) -> Result<Self, StartError> {
+    /// The resources for `settings`, which keep what they have in common with those before them.
+    fn next(settings: &Settings, before: Option<(&Self, &Settings)>) -> Result<Self, StartError> {
+        let tls = match before {
+            Some((before, its)) if its.listen.tls == settings.listen.tls => before.tls.clone(),
+            _ => certificates(&settings.listen.tls, "listen")?,
+        };
+        let decision_tls = match before {
+            Some((before, its)) if its.decision.tls == settings.decision.tls => before.decision_tls.clone(),
+            _ => certificates(&settings.decision.tls, "decision")?,
+        };
+        let before = before.map(|(before, _)| before);
         let backend = UpstreamClient::for_settings(
             UpstreamKey::backend(settings),
             before.map(|before| &before.backend),
@@ -157,13 +167,13 @@ impl Resources {
             .map(|traces| traces::CollectorClient::for_settings(traces, previous))
             .transpose();
         let traces = traces.map_err(|source| StartError::Connector { section: "traces", source })?;
-        Ok(Self { tls, backend, introspector, redis, traces })
+        Ok(Self { tls, decision_tls, backend, introspector, redis, traces })
     }
 }
 
-fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, StartError> {
-    let entries = &settings.listen.tls;
-    if entries.is_empty() { Ok(None) } else { Ok(Some(Arc::new(Certificates::load(entries)?))) }
+/// The certificates of the listener of this `section`; `None` without TLS.
+fn certificates(entries: &[ListenTls], section: &str) -> Result<Option<Arc<Certificates>>, StartError> {
+    if entries.is_empty() { Ok(None) } else { Ok(Some(Arc::new(Certificates::load(entries, section)?))) }
 }
 
 /// The input of every worker's gateway.
@@ -261,6 +271,9 @@ impl Configuration {
         keep("listen.redirect_address", redirect, next_redirect, &mut kept);
         keep("admin.address", &now.admin.address, &mut next.admin.address, &mut kept);
         keep("blocked.path", &now.blocked.path, &mut next.blocked.path, &mut kept);
+        if keep("decision.address", &now.decision.address, &mut next.decision.address, &mut kept) {
+            keep("decision.tls", &now.decision.tls, &mut next.decision.tls, &mut kept);
+        }
         keep("runtime.threads", &now.threads, &mut next.threads, &mut kept);
         keep("log.format", &now.log.format, &mut next.log.format, &mut kept);
         for key in &kept {

@@ -17,12 +17,13 @@ use super::dispatcher::{Admitted, TooManyConnections};
 use super::http2_flood::PREFACE;
 use super::proxy_protocol::{self, HeaderError, ProxiedClient};
 use super::rejected::overload_response;
+use super::tls::Certificates;
 use super::transport::{RecordedIo, Transport};
 use super::worker::state::{Worker, WorkerState};
 use super::{http1, http2, tls};
 use crate::config::settings::Settings;
-use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
+use crate::downstream::{ClientListener, Downstream};
 use crate::policy::refusal::Reason;
 use crate::policy::target::OTHER;
 use crate::telemetry::metrics::{HandshakeFailure, RouteLabel};
@@ -36,7 +37,7 @@ enum Protocol {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
-    let Admitted { accepted, mut count } = admitted;
+    let Admitted { accepted, listener, mut count } = admitted;
     let state = worker.state();
     let settings = state.gateway.settings();
     let (mut address, stream) = match accepted {
@@ -55,10 +56,14 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
             return;
         }
     };
-    let mut trusted = address.is_some_and(|address| settings.listen.trusts(address));
+    let is_decision = listener == ClientListener::Decision;
+    let mut trusted = match listener {
+        ClientListener::Proxy => address.is_some_and(|address| settings.listen.trusts(address)),
+        ClientListener::Decision => settings.decision.trusts(address),
+    };
     let mut has_unknown_client = false;
     // File permissions control who can connect to a Unix socket.
-    if settings.listen.proxy_protocol && (trusted || address.is_none()) {
+    if settings.listen.proxy_protocol && !is_decision && (trusted || address.is_none()) {
         // Boxed because it is rare: it would enlarge the future of every connection.
         let reported = Box::pin(read_proxy_header(&worker, &mut stream, settings, address)).await;
         let Some(reported) = reported else { return };
@@ -76,9 +81,11 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
             }
         }
     }
-    let negotiated = encrypt(&worker, &state, stream, address).await;
+    let tls = if is_decision { &state.decision_tls } else { &state.tls };
+    let negotiated = encrypt(&worker, &state, tls.as_deref(), stream, address).await;
     let Some(NegotiatedTransport { transport, protocol, tls_version, subject }) = negotiated else { return };
-    let mut downstream = Downstream::new(address, trusted, state.tls.is_some(), Instant::now());
+    let mut downstream = Downstream::new(address, trusted, tls.is_some(), Instant::now());
+    downstream.listener = listener;
     downstream.has_unknown_client = has_unknown_client;
     downstream.tls_version = tls_version;
     downstream.subject = subject;
@@ -89,7 +96,8 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
         RecordedIo { transport, downstream: Rc::clone(&downstream), unread: Zeroizing::default() };
     let protocol = match protocol {
         Some(protocol) => protocol,
-        None if settings.listen.h2c => Box::pin(detect_protocol(&mut recorded)).await,
+        // gRPC without TLS needs HTTP/2 with prior knowledge.
+        None if settings.listen.h2c || is_decision => Box::pin(detect_protocol(&mut recorded)).await,
         None => Protocol::Http1,
     };
     match protocol {
@@ -163,10 +171,11 @@ struct NegotiatedTransport {
 async fn encrypt(
     worker: &Worker,
     state: &WorkerState,
+    tls: Option<&Certificates>,
     transport: Transport,
     address: Option<IpAddr>,
 ) -> Option<NegotiatedTransport> {
-    let (tls, stream) = match (&state.tls, transport) {
+    let (tls, stream) = match (tls, transport) {
         // The configuration rejects TLS on a Unix socket, so this would bypass TLS.
         (Some(_), Transport::Unix(_)) => return None,
         (Some(tls), Transport::Tcp(stream)) => (tls, stream),

@@ -13,12 +13,14 @@ use super::acceptor::Accepted;
 use super::configuration::Configuration;
 use super::rejected::{RejectedConnections, overload_response};
 use crate::config::settings::Settings;
+use crate::downstream::ClientListener;
 use crate::limits::addresses::{AddressConnections, ConnectionGuard};
 
 /// A connection that no limit has rejected.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) accepted: Accepted,
+    pub(super) listener: ClientListener,
     pub(super) count: AddressCount,
 }
 
@@ -136,27 +138,37 @@ impl Dispatcher {
     }
 
     /// Hands a connection to the worker with the fewest connections; in turn if several have the fewest.
-    pub(super) fn dispatch(&mut self, accepted: Accepted) {
+    pub(super) fn dispatch(&mut self, accepted: Accepted, listener: ClientListener) {
         let loads: Vec<usize> =
             self.workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect();
         if loads.iter().sum::<usize>() >= self.settings.limits.connections {
-            return self.reject(accepted);
+            return self.reject(accepted, listener);
         }
-        let Ok(count) = self.count(&accepted) else { return self.reject(accepted) };
+        let Ok(count) = self.count(&accepted, listener) else { return self.reject(accepted, listener) };
         let workers = loads.len();
         let best = (0..workers).map(|step| (self.next + step) % workers).min_by_key(|&index| loads[index]);
         let Some(worker) = best.and_then(|index| self.workers.get(index)) else { return };
         self.next = best.map_or(0, |index| index + 1);
         worker.load.fetch_add(1, Ordering::Relaxed);
-        if !worker.send(WorkerCommand::Serve(Admitted { accepted, count })) {
+        if !worker.send(WorkerCommand::Serve(Admitted { accepted, listener, count })) {
             worker.load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn count(&self, accepted: &Accepted) -> Result<AddressCount, TooManyConnections> {
+    fn count(
+        &self,
+        accepted: &Accepted,
+        listener: ClientListener,
+    ) -> Result<AddressCount, TooManyConnections> {
         let Some(limit) = &self.address_limit else { return Ok(AddressCount::None) };
-        let listen = &self.settings.listen;
+        let Settings { listen, decision, .. } = &*self.settings;
         match accepted {
+            Accepted::Tcp(_, address)
+                if listener == ClientListener::Decision && decision.trusts(Some(address.ip())) =>
+            {
+                Ok(AddressCount::None)
+            }
+            Accepted::Unix(_) if listener == ClientListener::Decision => Ok(AddressCount::None),
             Accepted::Tcp(_, address) if !listen.trusts(address.ip()) => {
                 admit(limit, address.ip()).map(AddressCount::Counted)
             }
@@ -165,10 +177,14 @@ impl Dispatcher {
         }
     }
 
-    fn reject(&mut self, accepted: Accepted) {
+    fn reject(&mut self, accepted: Accepted, listener: ClientListener) {
         self.rejected.count(Instant::now());
         // A client that waits for a TLS handshake could not read the response.
-        if self.settings.listen.tls.is_empty() {
+        let tls = match listener {
+            ClientListener::Proxy => &self.settings.listen.tls,
+            ClientListener::Decision => &self.settings.decision.tls,
+        };
+        if tls.is_empty() {
             let response = overload_response();
             // The dispatcher does not wait for a client that does not read.
             let _ = match accepted {

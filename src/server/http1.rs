@@ -16,8 +16,8 @@ use super::last_response::{linger, refuse};
 use super::scanned_io::ScannedIo;
 use super::transport::RecordedIo;
 use super::worker::state::{GRACE, Worker, WorkerState};
-use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
+use crate::downstream::{ClientListener, Downstream};
 use crate::gateway::tunnel::TunnelSlot;
 use crate::policy::refusal::Refusal;
 
@@ -43,7 +43,12 @@ pub(super) async fn serve(
         let gateway = worker.gateway();
         let (downstream, tunnel_slot) = (Rc::clone(downstream), &tunnel_slot);
         async move {
-            let mut answered = Ok::<_, Infallible>(gateway.answer(&downstream, request, tunnel_slot).await);
+            let response = match downstream.listener {
+                ClientListener::Proxy => gateway.answer(&downstream, request, tunnel_slot).await,
+                // Boxed, so that the futures of the proxy's requests stay small.
+                ClientListener::Decision => Box::pin(gateway.answer_proxy(&downstream, request)).await,
+            };
+            let mut answered = Ok::<_, Infallible>(response);
             if let Ok(response) = &mut answered
                 && downstream.state.shutdown() != Shutdown::None
             {

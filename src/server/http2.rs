@@ -27,8 +27,8 @@ use super::last_response::{linger, note_refused};
 use super::transport::RecordedIo;
 use super::worker::state::{Worker, WorkerState};
 use crate::config::settings::Limits;
-use crate::downstream::Downstream;
 use crate::downstream::state::{ConnectionPhase, Shutdown};
+use crate::downstream::{ClientListener, Downstream};
 use crate::gateway::tunnel::TunnelSlot;
 use crate::policy::http2::DroppedPart;
 use crate::policy::refusal::Refusal;
@@ -130,7 +130,10 @@ pub(super) async fn serve(
         Box::pin(async move {
             // HTTP/2 has no upgrades.
             let tunnel_slot = TunnelSlot::default();
-            Ok::<_, Infallible>(gateway.answer(&stream, request, &tunnel_slot).await)
+            Ok::<_, Infallible>(match stream.listener {
+                ClientListener::Proxy => gateway.answer(&stream, request, &tunnel_slot).await,
+                ClientListener::Decision => Box::pin(gateway.answer_proxy(&stream, request)).await,
+            })
         })
     });
     let returned = ReturnSlot::default();

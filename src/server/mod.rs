@@ -40,7 +40,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use self::acceptor::{AFTER_FAILURE, Acceptor};
+use self::acceptor::{AFTER_FAILURE, Accepted, Acceptor};
 use self::configuration::Configuration;
 pub use self::configuration::Resources;
 use self::dispatcher::{Dispatcher, WorkerHandle};
@@ -51,6 +51,7 @@ use self::worker::WorkerBuilder;
 use crate::admin::{self, Admin, Readiness, ReadinessState, RejectedAttempts, Throttle};
 use crate::client::ConnectorError;
 use crate::config::settings::{ListenAddress, Settings};
+use crate::downstream::ClientListener;
 use crate::listener::{BindError, InheritError, Inherited, Listener, Role};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{EntryKind, Metrics};
@@ -68,12 +69,12 @@ pub enum StartError {
     /// An address cannot be bound.
     #[error("{key}: {source}")]
     Bind {
-        /// `listen.address`, `listen.redirect_address` or `admin.address`
+        /// `listen.address`, `listen.redirect_address`, `admin.address` or `decision.address`
         key: &'static str,
         /// The cause.
         source: BindError,
     },
-    /// A certificate of `listen.tls` cannot be served.
+    /// A certificate of `listen.tls` or `decision.tls` cannot be served.
     #[error(transparent)]
     Certificate(#[from] tls::EntryError),
     /// The `tls` section of the backend, the introspector, Redis or the collector cannot be used.
@@ -125,6 +126,7 @@ pub struct Server {
     proxy: Listener,
     admin: Listener,
     redirect: Option<Listener>,
+    decision: Option<Listener>,
     resources: Resources,
     blocks: (BlockFile, Vec<BlockRecord>),
     source: Option<(PathBuf, FileWatcher)>,
@@ -143,26 +145,28 @@ impl Server {
             None => Listener::bind(address).map_err(|source| StartError::Bind { key, source }),
         };
         let proxy = listen(Role::Proxy, &settings.listen.address, "listen.address")?;
-        if matches!(proxy.address(), ListenAddress::Unix(_)) && !settings.listen.tls.is_empty() {
-            return Err(InheritError::Unencrypted.into());
+        let is_unix = |listener: &Listener| matches!(listener.address(), ListenAddress::Unix(_));
+        if is_unix(&proxy) && !settings.listen.tls.is_empty() {
+            return Err(InheritError::Unencrypted(Role::Proxy, "listen.tls").into());
         }
         let admin = listen(Role::Admin, &settings.admin.address, "admin.address")?;
         let redirect = settings.listen.redirect_address.as_ref();
         let redirect =
             redirect.map(|address| listen(Role::Redirect, address, "listen.redirect_address")).transpose()?;
-        if inherited.remove(Role::Redirect).is_some() {
-            return Err(InheritError::NotConfigured.into());
+        let decision = settings.decision.address.as_ref();
+        let decision =
+            decision.map(|address| listen(Role::Decision, address, "decision.address")).transpose()?;
+        if decision.as_ref().is_some_and(is_unix) && !settings.decision.tls.is_empty() {
+            return Err(InheritError::Unencrypted(Role::Decision, "decision.tls").into());
         }
-        Ok(Self {
-            settings: Arc::new(settings),
-            log,
-            proxy,
-            admin,
-            redirect,
-            resources,
-            blocks,
-            source: None,
-        })
+        for (role, key) in [(Role::Redirect, "listen.redirect_address"), (Role::Decision, "decision.address")]
+        {
+            if inherited.remove(role).is_some() {
+                return Err(InheritError::NotConfigured(role, key).into());
+            }
+        }
+        let settings = Arc::new(settings);
+        Ok(Self { settings, log, proxy, admin, redirect, decision, resources, blocks, source: None })
     }
 
     /// Checks the files that the gateway itself writes and has to read at a start. One that this user may not read is
@@ -180,7 +184,7 @@ impl Server {
     /// Enables reloading on SIGHUP and when one of `files` changes: `path` and the files that it names.
     pub fn reloading(self, path: PathBuf, files: Vec<PathBuf>) -> Self {
         let watch = FileWatcher::new(files);
-        if let Some(certificates) = &self.resources.tls {
+        for certificates in self.resources.certificates() {
             // They may have changed since they were read. The audit log is empty at a start.
             let _ = certificates.reload(|_| true, &self.log.control().audit_log());
         }
@@ -227,6 +231,9 @@ impl Server {
         tracing::info!(version, config, routes, mode, "started");
         log_listener(Role::Proxy, &self.proxy);
         log_listener(Role::Admin, &self.admin);
+        if let Some(listener) = &self.decision {
+            log_listener(Role::Decision, listener);
+        }
         let readiness = Arc::new(Readiness::default());
         let admin = start_admin(self.admin, &services, &readiness)?;
         let (configurations, new_configurations) = mpsc::unbounded_channel();
@@ -257,10 +264,11 @@ impl Server {
                 let _ = request_shutdown.send(());
             }
         };
+        let listeners = ClientListeners { proxy: self.proxy, decision: self.decision };
         let serving = async {
             services.replicas.wait_for_blocks().await;
             let requested_twice =
-                accept(self.proxy, dispatcher, new_configurations, &readiness, &mut shutdowns).await?;
+                accept(listeners, dispatcher, new_configurations, &readiness, &mut shutdowns).await?;
             stop_now.store(requested_twice, Ordering::Relaxed);
             if let Some(redirect) = redirect {
                 redirect.abort();
@@ -372,8 +380,8 @@ fn update_metrics_on_scrape(services: &Services, current: &Current) {
         metrics.set_limits(settings.introspection.max_concurrent, settings.limits.connections);
         metrics.set_blocks(cache.blocks().counts());
         metrics.set_shadow_mode(settings.abilities.is_shadowed());
-        metrics
-            .set_certificates(configuration.resources.tls.as_ref().map_or_else(Vec::new, |tls| tls.states()));
+        let certificates = configuration.resources.certificates();
+        metrics.set_certificates(certificates.flat_map(|certificates| certificates.states()).collect());
     }));
 }
 
@@ -421,17 +429,25 @@ async fn forward_hangups(hangups: Option<Signal>, hung_up: Sender<()>) {
     std::future::pending::<()>().await;
 }
 
+/// The listeners whose connections the workers serve.
+struct ClientListeners {
+    proxy: Listener,
+    decision: Option<Listener>,
+}
+
 /// Accepts connections until `drain_delay` after the first shutdown request, then those that wait to be accepted. Returns
 /// whether a second request has arrived.
 async fn accept(
-    listener: Listener,
+    listeners: ClientListeners,
     mut dispatcher: Dispatcher,
     mut configurations: mpsc::UnboundedReceiver<ApplyConfiguration>,
     readiness: &Readiness,
     shutdowns: &mut mpsc::UnboundedReceiver<()>,
 ) -> io::Result<bool> {
-    let is_inherited = listener.is_inherited();
-    let (acceptor, _file) = Acceptor::open(listener)?;
+    let ClientListeners { proxy, decision } = listeners;
+    let keeps = [proxy.is_inherited(), decision.as_ref().is_none_or(Listener::is_inherited)];
+    let (proxy, _file) = Acceptor::open(proxy)?;
+    let (decision, _decision_file) = decision.map(Acceptor::open).transpose()?.unzip();
     readiness.set(ReadinessState::Ready);
     supervisor::ready();
     let mut closes_at = None;
@@ -452,22 +468,40 @@ async fn accept(
             Some(command) = configurations.recv() => {
                 dispatcher.apply(&command.configuration, &command.applied);
             }
-            accepted = acceptor.accept() => match accepted {
-                Ok(accepted) => dispatcher.dispatch(accepted),
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
-                    tokio::time::sleep(AFTER_FAILURE).await;
-                }
+            accepted = proxy.accept() => dispatch(&mut dispatcher, accepted, ClientListener::Proxy).await,
+            accepted = accept_from(decision.as_ref()) => {
+                dispatch(&mut dispatcher, accepted, ClientListener::Decision).await;
             }
         }
     };
-    // An inherited socket outlives this process: another instance accepts the connections that wait there.
-    while !is_inherited
-        && let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, acceptor.accept()).await
-    {
-        dispatcher.dispatch(accepted);
+    let listeners = [(Some(&proxy), ClientListener::Proxy), (decision.as_ref(), ClientListener::Decision)];
+    for (keeps, (acceptor, listener)) in keeps.into_iter().zip(listeners) {
+        // An inherited socket outlives this process: another instance accepts the connections that wait there.
+        while !keeps
+            && let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, accept_from(acceptor)).await
+        {
+            dispatcher.dispatch(accepted, listener);
+        }
     }
     Ok(requested_twice)
+}
+
+/// The next connection; never, if the listener is off.
+async fn accept_from(acceptor: Option<&Acceptor>) -> io::Result<Accepted> {
+    match acceptor {
+        Some(acceptor) => acceptor.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn dispatch(dispatcher: &mut Dispatcher, accepted: io::Result<Accepted>, listener: ClientListener) {
+    match accepted {
+        Ok(accepted) => dispatcher.dispatch(accepted, listener),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
+    }
 }
 
 /// Waits until `time`; for ever if `None`.

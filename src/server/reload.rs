@@ -90,10 +90,9 @@ impl Reloader {
     }
 
     fn reload_certificates(&mut self, concerns: impl Fn(&PathBuf) -> bool) {
-        if let Some(certificates) = &self.current().resources.tls {
-            self.certificates_postponed =
-                certificates.reload(concerns, &self.services.log.audit_log()).is_err();
-        }
+        let (current, audit) = (self.current(), self.services.log.audit_log());
+        let reloaded = current.resources.certificates().map(|it| it.reload(&concerns, &audit));
+        self.certificates_postponed = reloaded.filter(Result::is_err).count() > 0;
     }
 
     /// Reloads because of `cause`: SIGHUP, or the changed files. Postpones the reload while the audit log is full.

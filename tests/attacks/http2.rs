@@ -8,9 +8,9 @@ use crate::support::TestEnv;
 use crate::support::http2::{ENHANCE_YOUR_CALM, Http2Client, Outcome, PROTOCOL_ERROR};
 
 /// A request as the fields and the body of a stream.
-struct Converted {
-    fields: Vec<(Vec<u8>, Vec<u8>)>,
-    body: Vec<u8>,
+pub(super) struct Converted {
+    pub(super) fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) body: Vec<u8>,
 }
 
 /// Fields that are malformed in HTTP/2, or replaced by framing.
@@ -18,7 +18,7 @@ const OF_HTTP_1: [&str; 7] =
     ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "http2-settings"];
 
 /// The single HTTP/1.1 request of these bytes; `None` if HTTP/2 cannot express it or there are several.
-fn convert(sent: &[u8]) -> Option<Converted> {
+pub(super) fn convert(sent: &[u8]) -> Option<Converted> {
     let end = sent.windows(4).position(|four| four == b"\r\n\r\n")?;
     let (head, body) = (&sent[..end], &sent[end + 4..]);
     let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));

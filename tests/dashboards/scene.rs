@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::support::decision::{Asker, Style};
 use crate::support::{Authority, OPERATED, TestEnv, Verdict};
 
 /// A trace endpoint without a listener.
@@ -26,6 +27,7 @@ pub(super) fn start(redis: &str) -> TestEnv {
         .yaml(&format!("redis: {{url: {redis}}}\nwebhook: {{secret: shared-with-stockaj}}\n"))
         .yaml("rate_limit: {shared: true}\n")
         .yaml(TRACES)
+        .yaml("decision: {address: '127.0.0.1:0', trusted_proxies: [127.0.0.1]}\n")
         .start();
     env.traffic();
     // The findings are computed from the written usage, so all of it exists by then.
@@ -49,6 +51,10 @@ impl TestEnv {
             let field = token.map(|token| ("Authorization", format!("Bearer {token}")));
             let fields: Vec<_> = field.iter().map(|(name, value)| (*name, value.as_str())).collect();
             assert_eq!(client.request(method, target, &fields, b"").status, status, "{method} {target}");
+        }
+        let mut proxy = Asker::connect(self.gateway.wait_for_listener("decision"), Style::Forwarded);
+        for (target, status) in [("/up", 200), ("/api/v2/items", 401)] {
+            assert_eq!(proxy.ask("GET", target, &[]).status, status, "{target}");
         }
         assert_eq!(self.operator("POST", "/tokens/revoke", r#"{"id":"1"}"#).status, 200);
         assert_eq!(self.gateway.admin_request("POST", "/webhook", &[], "{}").status, 401);

@@ -12,6 +12,7 @@ pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod collector;
+pub mod decision;
 pub mod env;
 pub mod gateway;
 pub mod http2;

@@ -43,6 +43,7 @@ impl ProbedGateway {
         settings.listen.drain_delay = Duration::ZERO;
         settings.listen.drain_timeout = DRAIN_TIMEOUT;
         settings.admin.address = free();
+        settings.decision.address = None;
         settings.admin.token = None;
         settings.redis = None;
         settings.webhook = None;

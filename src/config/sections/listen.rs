@@ -90,12 +90,22 @@ fn compile_tls(raw: &Listen, decoder: &mut Decoder<'_>) -> Box<[settings::Listen
         }
         return Box::default();
     };
-    if let (ListenAddress::Unix(_), Some(first)) = (&raw.address, tls.0.first()) {
+    compile_certificates(tls, &raw.address, "listen", decoder)
+}
+
+/// Compiles the `tls` of the `section` with this `address`.
+pub(super) fn compile_certificates(
+    tls: &OneOrMore<ListenTls>,
+    address: &ListenAddress,
+    section: &str,
+    decoder: &mut Decoder<'_>,
+) -> Box<[settings::ListenTls]> {
+    if let (ListenAddress::Unix(_), Some(first)) = (address, tls.0.first()) {
         decoder.record(
             Diagnostic::error("TLS on a Unix socket")
-                .key("listen.tls")
+                .key(format!("{section}.tls"))
                 .at(first.certificate.span, "a Unix socket does not use certificates")
-                .hint("use an IP address and a port in `listen.address`"),
+                .hint(format!("use an IP address and a port in `{section}.address`")),
         );
     }
     for (number, entry) in tls.0.iter().enumerate() {
@@ -103,7 +113,7 @@ fn compile_tls(raw: &Listen, decoder: &mut Decoder<'_>) -> Box<[settings::Listen
         if let Some(first) = tls.0.iter().take(number).find(is_same) {
             decoder.record(
                 Diagnostic::error("duplicate certificate")
-                    .key(format!("listen.tls[{number}].certificate"))
+                    .key(format!("{section}.tls[{number}].certificate"))
                     .at(entry.certificate.span, "never used")
                     .related(first.certificate.span, "first used here"),
             );
@@ -115,7 +125,7 @@ fn compile_tls(raw: &Listen, decoder: &mut Decoder<'_>) -> Box<[settings::Listen
         let span = other.client_ca.as_ref().map_or(other.certificate.span, |file| file.span);
         decoder.record(
             Diagnostic::error("different `client_ca`")
-                .key("listen.tls")
+                .key(format!("{section}.tls"))
                 .at(span, "a client could choose the `client_ca` by the server name it requests")
                 .hint("use the same `client_ca` for every certificate, or for none"),
         );

@@ -8,6 +8,7 @@ pub(super) mod backend;
 pub(super) mod blocked;
 pub(super) mod cache;
 pub(super) mod cors;
+pub(super) mod decision;
 pub(super) mod denials;
 pub(super) mod identity_headers;
 pub(super) mod introspection;

@@ -1,4 +1,4 @@
-//! The listener's certificates: selection by server name, and reloading.
+//! A listener's certificates: selection by server name, and reloading.
 
 mod certificate;
 
@@ -26,16 +26,16 @@ use crate::telemetry::metrics::{CertificateState, HandshakeFailure};
 /// Bytes that rustls encrypts before the socket accepts them: one record, instead of its default of 64 KiB.
 const TLS_BUFFER: usize = 16 * 1024;
 
-/// The certificates of `listen.tls`. The first is for clients without a server name, or with one that none is valid
+/// The certificates of a listener: `listen.tls` or `decision.tls`. The first is for clients without a server name, or with one that none is valid
 /// for.
 #[derive(Debug)]
 pub struct Certificates(Box<[Pair]>);
 
-/// An entry of `listen.tls` that cannot be served.
+/// An entry of `listen.tls` or `decision.tls` that cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {source}")]
 pub struct EntryError {
-    /// `listen.tls`, or `listen.tls[1]` if there are several.
+    /// `listen.tls` or `decision.tls`, or `listen.tls[1]` if there are several.
     pub key: String,
     /// What is wrong with it.
     pub source: CertificateError,
@@ -50,15 +50,15 @@ struct Pair {
 }
 
 impl Certificates {
-    /// Reads the files of every entry, of which there must be at least one.
+    /// Reads the files of every entry of `section`, of which there must be at least one.
     ///
     /// # Errors
     /// The first entry that cannot be served.
-    pub fn load(entries: &[ListenTls]) -> Result<Self, EntryError> {
+    pub fn load(entries: &[ListenTls], section: &str) -> Result<Self, EntryError> {
         let pair = |(number, settings): (usize, &ListenTls)| {
             let served = load(settings, None).map_err(|source| {
                 let several = entries.len() > 1;
-                let key = if several { format!("listen.tls[{number}]") } else { "listen.tls".to_owned() };
+                let key = if several { format!("{section}.tls[{number}]") } else { format!("{section}.tls") };
                 EntryError { key, source }
             })?;
             let served = ArcSwap::from_pointee(served);

@@ -55,6 +55,7 @@ pub(in crate::server) struct Worker {
 pub(in crate::server) struct WorkerState {
     pub(in crate::server) gateway: Rc<Gateway>,
     pub(in crate::server) tls: Option<Arc<Certificates>>,
+    pub(in crate::server) decision_tls: Option<Arc<Certificates>>,
     pub(in crate::server) http1: http1::Builder,
     backend: Arc<UpstreamClient>,
     introspector: Arc<UpstreamClient>,
@@ -100,6 +101,7 @@ impl WorkerState {
         Self {
             gateway: Rc::new(gateway),
             tls: resources.tls.clone(),
+            decision_tls: resources.decision_tls.clone(),
             http1: http1_builder(&settings.limits),
             backend: Arc::clone(&resources.backend),
             introspector: Arc::clone(&resources.introspector),

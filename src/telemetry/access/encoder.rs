@@ -42,6 +42,7 @@ macro_rules! fields {
 fields! {
     REQUEST_ID = "request_id",
     CLIENT_REQUEST_ID = "client_request_id",
+    LISTENER = "listener",
     CLIENT = "client",
     CLIENT_SUBJECT = "client_subject",
     PROTOCOL = "protocol",
@@ -128,6 +129,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
         self.key(&REQUEST_ID);
         value::bounded_bytes(self.buffer, line.request_id, MAX_NAME);
         self.bytes(&CLIENT_REQUEST_ID, line.client_request_id, MAX_NAME);
+        self.word(&LISTENER, line.listener);
         self.client(line.client);
         self.word(&PROTOCOL, line.protocol);
         self.word(&TLS_VERSION, line.tls_version);

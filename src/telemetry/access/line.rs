@@ -19,6 +19,8 @@ pub struct AccessLine<'a> {
     pub request_id: &'a [u8],
     /// The `X-Request-Id` that an untrusted client sent.
     pub client_request_id: Option<&'a [u8]>,
+    /// The listener, if it is not the proxy's.
+    pub listener: Option<&'static str>,
     /// The client of the connection.
     pub client: Client<'a>,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`; `None` if the gateway rejected the message before it read the version.
@@ -184,6 +186,7 @@ impl AccessLine<'static> {
         Self {
             request_id: b"7f3a",
             client_request_id: None,
+            listener: None,
             client: Client::unknown(),
             protocol: None,
             tls_version: None,

@@ -10,7 +10,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::shard::{BOUNDS, Histogram};
+use super::shard::{BOUNDS, Histogram, RouteShard};
 use super::{
     BLOCK_KINDS, ConnectionUse, EntryKind, EvictionCause, HandshakeFailure, IntrospectionOutcome,
     LookupResult, MetricsState, RedisMessage, RevocationSource, ShareExchange, SpanOutcome, TimedPhase,
@@ -182,18 +182,26 @@ impl Sum {
         let mut requests = Vec::new();
         let mut durations = Vec::new();
         for row in &self.shared.routes().rows {
-            let mut counts = BTreeMap::<shard::RequestLabels, u64>::new();
-            for shard in &row.shards {
-                shard.for_each(|labels, count| *counts.entry(labels).or_default() += count);
-            }
-            for (labels, count) in counts {
-                let values = [&row.template, labels.method, &labels.status_text(), labels.reason];
-                requests.push(REQUESTS.counter(&values, count as f64));
-            }
-            let duration = HistogramSum::of(row.shards.iter().map(|shard| &shard.duration));
-            if duration.count() > 0 {
-                durations.push(REQUEST_DURATION.histogram(&[&row.template], &duration));
-            }
+            let mut add = |shards: &[&RouteShard], listener: Option<&str>| {
+                let mut counts = BTreeMap::<shard::RequestLabels, u64>::new();
+                for shard in shards {
+                    shard.for_each(|labels, count| *counts.entry(labels).or_default() += count);
+                }
+                for (labels, count) in counts {
+                    let values = [&row.template, labels.method, &labels.status_text(), labels.reason];
+                    requests.push(of_listener(REQUESTS.counter(&values, count as f64), listener));
+                }
+                let duration = HistogramSum::of(shards.iter().map(|shard| &shard.duration));
+                if duration.count() > 0 {
+                    let duration = REQUEST_DURATION.histogram(&[&row.template], &duration);
+                    durations.push(of_listener(duration, listener));
+                }
+            };
+            let forwarded: Vec<&RouteShard> = row.shards.iter().map(|shard| &**shard).collect();
+            add(&forwarded, None);
+            let described: Vec<&RouteShard> =
+                row.described.iter().filter_map(|shard| Some(&**shard.get()?)).collect();
+            add(&described, Some("decision"));
         }
         families.push(REQUESTS.family(requests));
         families.push(REQUEST_DURATION.family(durations));
@@ -378,6 +386,23 @@ fn read(value: &AtomicU64) -> u64 {
     value.load(Relaxed)
 }
 
+/// Adds the label `listener`, which the series of the proxy listener lack.
+fn of_listener(mut metric: Metric, listener: Option<&str>) -> Metric {
+    if let Some(listener) = listener {
+        let mut labels = metric.take_label();
+        labels.push(pair("listener", listener));
+        metric.set_label(labels);
+    }
+    metric
+}
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
 /// One histogram, added up over the workers.
 struct HistogramSum {
     buckets: [u64; BOUNDS.len() + 1],
@@ -427,13 +452,7 @@ impl Shape {
 
     fn metric(&self, values: &[&str]) -> Metric {
         debug_assert_eq!(self.labels.len(), values.len());
-        let pair = |(name, value): (&&str, &&str)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        };
-        Metric::from_label(self.labels.iter().zip(values).map(pair).collect())
+        Metric::from_label(self.labels.iter().zip(values).map(|(name, value)| pair(name, value)).collect())
     }
 
     fn counter(&self, values: &[&str], value: f64) -> Metric {

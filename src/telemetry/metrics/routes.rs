@@ -1,7 +1,7 @@
 //! The counters of routes, by number and by template.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::shard::RouteShard;
 
@@ -17,7 +17,7 @@ pub enum RouteLabel {
 }
 
 /// The number of a route, valid for the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteNumber(pub(super) usize);
 
 pub(super) const UNMAPPED: RouteNumber = RouteNumber(0);
@@ -56,6 +56,8 @@ pub(super) struct Routes {
 pub(super) struct RouteRow {
     pub(super) template: Box<str>,
     pub(super) shards: Box<[Arc<RouteShard>]>,
+    /// The requests that were described on the decision listener. The first of them on a worker creates its shard.
+    pub(super) described: Box<[OnceLock<Arc<RouteShard>>]>,
 }
 
 impl Routes {
@@ -67,6 +69,7 @@ impl Routes {
         self.rows.push(RouteRow {
             template: template.into(),
             shards: (0..shards).map(|_| Arc::new(RouteShard::default())).collect(),
+            described: (0..shards).map(|_| OnceLock::new()).collect(),
         });
         self.by_template.insert(template.into(), number);
         number

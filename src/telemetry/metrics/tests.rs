@@ -52,6 +52,16 @@ fn all() -> Arc<Metrics> {
         worker.client_connections(ConnectionUse::Idle, 1);
         worker.backend_connections(ConnectionUse::Active, 2);
     }
+    for index in [0, 1, 1] {
+        let (label, duration) = (numbers.label(1), Duration::from_millis(1));
+        metrics.worker(index).described_request(
+            label,
+            &Method::GET,
+            StatusCode::OK,
+            Reason::Allowed,
+            duration,
+        );
+    }
     let brew = Method::from_bytes(b"BREW").unwrap();
     let worker = metrics.worker(0);
     worker.request(
@@ -92,6 +102,11 @@ fn recorded_events_are_the_rendered_samples() {
     let samples = samples(&metrics.render());
     for (name, value) in [
         (r#"requests_total{route="/api/v2/items/{id}",method="GET",status="200",reason="allowed"}"#, 2.0),
+        (
+            r#"requests_total{route="/api/v2/items/{id}",method="GET",status="200",reason="allowed",listener="decision"}"#,
+            3.0,
+        ),
+        (r#"request_duration_seconds_count{route="/api/v2/items/{id}",listener="decision"}"#, 3.0),
         (r#"requests_total{route="unmapped",method="PUT",status="403",reason="unmapped"}"#, 2.0),
         (r#"requests_total{route="none",method="other",status="400",reason="bad_request"}"#, 1.0),
         (r#"request_duration_seconds_bucket{route="/api/v2/items/{id}",le="0.0025"}"#, 0.0),

@@ -1,6 +1,7 @@
 //! The metrics of one worker.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,6 +29,8 @@ struct WorkerCounters {
     shard: Arc<Shard>,
     /// This worker's shard of every route seen so far, by number.
     routes: RefCell<Vec<Arc<RouteShard>>>,
+    /// The same for requests on the decision listener.
+    described: RefCell<HashMap<RouteNumber, Arc<RouteShard>>>,
     index: usize,
     metrics: Arc<Metrics>,
     /// Start of the current window of the oldest verdict.
@@ -45,6 +48,7 @@ impl WorkerMetrics {
         Self(Rc::new(WorkerCounters {
             shard: Arc::clone(&metrics.shared.shards[index]),
             routes: RefCell::default(),
+            described: RefCell::default(),
             index,
             metrics: Arc::clone(metrics),
             window_since: Cell::new(Instant::now()),
@@ -70,6 +74,25 @@ impl WorkerMetrics {
         if let Some(shard) = routes.get(number) {
             shard.request(method, status, reason, nanoseconds(duration));
         }
+    }
+
+    /// Counts a request that was described on the decision listener, with the time until its answer has been sent.
+    pub fn described_request(
+        &self,
+        route: RouteLabel,
+        method: &Method,
+        status: StatusCode,
+        reason: Reason,
+        duration: Duration,
+    ) {
+        let number = route.number();
+        let mut described = self.0.described.borrow_mut();
+        let shard = described.entry(number).or_insert_with(|| {
+            let registry = self.0.metrics.shared.routes();
+            let shard = registry.rows.get(number.0).and_then(|row| row.described.get(self.0.index));
+            shard.map(|shard| Arc::clone(shard.get_or_init(Arc::default))).unwrap_or_default()
+        });
+        shard.request(method, status, reason, nanoseconds(duration));
     }
 
     /// Counts a shadow decision. Rare enough for one counter for all workers.

@@ -21,6 +21,7 @@ fn full<'a>(
     AccessLine {
         request_id: b"7f3a",
         client_request_id: Some(b"of-the-client"),
+        listener: Some("decision"),
         client,
         protocol: Some("HTTP/1.1"),
         tls_version: Some("1.3"),
@@ -110,6 +111,7 @@ fn json_line_has_every_field() {
             "message": "request",
             "request_id": "7f3a",
             "client_request_id": "of-the-client",
+            "listener": "decision",
             "client": "192.0.2.7",
             "client_subject": "CN=scanner",
             "protocol": "HTTP/1.1",
@@ -157,7 +159,7 @@ fn text_line_has_every_field() {
         assert_eq!(
             text,
             "2026-11-30T03:04:50.123456Z  INFO request request_id=\"7f3a\" client_request_id=\"of-the-client\" \
-             client=192.0.2.7 client_subject=\"CN=scanner\" protocol=HTTP/1.1 tls_version=1.3 \
+             listener=decision client=192.0.2.7 client_subject=\"CN=scanner\" protocol=HTTP/1.1 tls_version=1.3 \
              host=\"app.example:8443\" user_agent=\"curl/8.5 \\\"x\\\"\\u001b[2J\" method=GET \
              route=\"/api/v2/items/{id}\" path=/api/v2/items/{id} status=403 reason=missing_ability \
              limit=in_flight required=\"{all: [items:read, items:update]}\" missing=[\"items:update\"] detail=\"gateway.yaml\\n:3\" \

@@ -1,0 +1,173 @@
+//! The tables again, described to the decision listener by a proxy that forwards what it is told to.
+//!
+//! A proxy forwards the target as its client sent it, so a path that is not canonical is refused here. After an allowing
+//! answer by gRPC, the request that Envoy would forward is judged.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::http2::{Converted, convert};
+use super::judge::judge;
+use super::{
+    Arrives, Case, Refused, RefusedAndClosed, authentication, fields, methods, paths, queries, start,
+};
+use crate::support::decision::{Asker, Decision, Style};
+use crate::support::wire::Head;
+use crate::support::{Request, TestEnv};
+
+const SETTINGS: [(&str, bool); 2] = [
+    ("decision:\n  address: 127.0.0.1:0\n  trusted_proxies: [127.0.0.1]\n", false),
+    ("decision:\n  address: 127.0.0.1:0\n  trusted_proxies: [127.0.0.1]\n  style: path_prefix\n", true),
+];
+
+/// Fields of a message's framing and routing, which a proxy writes itself.
+const OF_THE_PROXY: [&[u8]; 6] =
+    [b"host", b"content-length", b"x-forwarded-for", b"x-forwarded-proto", b"expect", b"x-forwarded-host"];
+
+/// Fields of a description over HTTP, which a proxy replaces or removes.
+const OF_A_DESCRIPTION: [&[u8]; 4] =
+    [b"x-forwarded-method", b"x-forwarded-uri", b"x-original-method", b"x-original-uri"];
+
+/// The parts of a case that a proxy describes.
+struct Described {
+    method: String,
+    target: String,
+    host: String,
+    fields: Vec<(Vec<u8>, Vec<u8>)>,
+    has_body: bool,
+}
+
+/// `None` if a proxy could not describe the case, or would not forward it.
+fn described(case: &Case) -> Option<Described> {
+    let Converted { fields, body } = convert(&case.sent)?;
+    let pseudo = |name: &[u8]| {
+        let (_, value) = fields.iter().find(|(its, _)| its == name)?;
+        String::from_utf8(value.clone()).ok()
+    };
+    // The proxy names the scheme of its own connection.
+    let authority = pseudo(b":authority").filter(|_| pseudo(b":scheme").as_deref() == Some("http"))?;
+    Some(Described {
+        method: pseudo(b":method")?,
+        target: pseudo(b":path").filter(|path| path.is_ascii() && !path.contains(' '))?,
+        host: authority,
+        fields: fields.into_iter().filter(|(name, _)| name[0] != b':').collect(),
+        has_body: !body.is_empty(),
+    })
+}
+
+/// The request that Envoy forwards.
+fn forwarded(described: &Described, decision: &Decision) -> Request {
+    let lower = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
+    let is_replaced = |name: &[u8]| {
+        let name = lower(name);
+        decision.removed.contains(&name) || decision.fields.iter().any(|(set, _)| *set == name)
+    };
+    let mut head = format!("{} {} HTTP/1.1\r\n", described.method, described.target).into_bytes();
+    let host = &described.host;
+    head.extend(format!("Host: {host}\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n").bytes());
+    // The judge expects one, as from the gateway. A client's own must be removed.
+    head.extend(format!("X-Forwarded-Host: {host}\r\n").bytes());
+    for (name, value) in &described.fields {
+        let is_forwarding = OF_THE_PROXY[..5].contains(&&**name) || name == b"x-request-id";
+        if !is_replaced(name) && !is_forwarding {
+            head.extend([name, &b": "[..], value, b"\r\n"].concat());
+        }
+    }
+    for (name, value) in &decision.fields {
+        head.extend(format!("{name}: {value}\r\n").bytes());
+    }
+    head.extend(b"\r\n");
+    let head = Head::read(&mut &*head).unwrap().unwrap();
+    Request::new(head, 0)
+}
+
+fn assert_decision(env: &TestEnv, style: Style, case: &Case) -> Option<bool> {
+    let described = described(case)?;
+    let is_grpc = matches!(style, Style::Grpc | Style::GrpcRaw);
+    if described.fields.iter().any(|(name, _)| name == b"expect") {
+        // The proxy's own connection is not described.
+        return None;
+    }
+    let names_host = described.fields.iter().any(|(name, _)| name == b"host");
+    if !is_grpc && (names_host || described.has_body) {
+        // Over HTTP a proxy describes no body, and one host: that of the target, if it is absolute.
+        return None;
+    }
+    let mut asker = Asker::connect(env.gateway.wait_for_listener("decision"), style);
+    let fields: Vec<(&[u8], &[u8])> = described
+        .fields
+        .iter()
+        .filter(|(name, _)| is_grpc || ![&OF_THE_PROXY[..], &OF_A_DESCRIPTION].concat().contains(&&**name))
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let decision = asker.ask_of(&described.host, &described.method, &described.target, &fields)?;
+    let context = format!("`{}` in {style:?}: {decision:?}", case.name);
+    let request = format!("{} {}", described.method, described.target);
+    match case.outcome {
+        // Limits of the body are the proxy's.
+        Refused(413) | RefusedAndClosed(413) => return None,
+        // Envoy joins lines in `headers`.
+        Refused(400) if style == Style::Grpc && decision.is_allowed() => {}
+        Refused(_) | RefusedAndClosed(_) => assert!(!decision.is_allowed(), "{context}"),
+        Arrives([canonical]) if *canonical == request => assert!(decision.is_allowed(), "{context}"),
+        Arrives([_]) => assert_eq!(decision.status, 400, "{context}"),
+        _ => return None,
+    }
+    if decision.is_allowed() {
+        let path = described.target.split('?').next();
+        assert_eq!(decision.field("x-canonical-path"), path, "{context}");
+        // In `headers`, Envoy joins the lines of a field, which the gateway then cannot tell from one.
+        let names = described.fields.iter().map(|(name, _)| name);
+        let repeats = described.fields.len() > names.collect::<BTreeSet<_>>().len();
+        if is_grpc && !(style == Style::Grpc && repeats) {
+            let arrives = forwarded(&described, &decision);
+            judge(&arrives).unwrap_or_else(|fault| panic!("{fault}: {context}"));
+        }
+    }
+    Some(decision.is_allowed())
+}
+
+fn assert_decisions(env: &TestEnv, path_prefix: bool, cases: &[Case], least: [usize; 2]) {
+    for style in Style::all(path_prefix) {
+        let mut failed = Vec::new();
+        let decided: Vec<bool> = cases
+            .iter()
+            .filter_map(|case| {
+                let decide = AssertUnwindSafe(|| assert_decision(env, *style, case));
+                catch_unwind(decide).unwrap_or_else(|_| {
+                    failed.push(case.name);
+                    None
+                })
+            })
+            .collect();
+        assert!(failed.is_empty(), "{style:?}: {failed:#?}");
+        let allowed = decided.iter().filter(|allowed| **allowed).count();
+        println!("{style:?}: {allowed} of {} allowed", decided.len());
+        assert!(allowed >= least[0] && decided.len() - allowed >= least[1], "{allowed} of {}", decided.len());
+    }
+    assert!(env.backend.requests().is_empty());
+    env.gateway.wait_for_log(|line| line["message"] == "request");
+    for line in env.gateway.logs() {
+        assert!(!line.contains(super::PART_OF_EVERY_TOKEN), "a token in the log: {line}");
+    }
+}
+
+#[test]
+fn attacks_that_are_described_fail() {
+    for (settings, path_prefix) in SETTINGS {
+        let env = start(settings);
+        let tables = [paths::cases(), authentication::cases(), methods::cases(), fields::cases()];
+        let cases: Vec<Case> = tables.into_iter().flatten().collect();
+        assert_decisions(&env, path_prefix, &cases, [30, 150]);
+    }
+}
+
+#[test]
+fn attacks_by_described_queries_fail() {
+    for (settings, path_prefix) in SETTINGS {
+        let env = start(&format!("{settings}{}", queries::RULES));
+        let without_body = |case: &Case| case.sent.ends_with(b"\r\n\r\n");
+        let cases: Vec<Case> = queries::cases().into_iter().filter(without_body).collect();
+        assert_decisions(&env, path_prefix, &cases, [2, 10]);
+    }
+}

@@ -1,0 +1,191 @@
+//! Who may ask, TLS, Unix sockets, reloads and drains.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{DECISION, ITEMS, PATH_PREFIX, READER, in_every_style, start};
+use crate::support::decision::{Asker, CHECK, Style, call};
+use crate::support::http2::Http2Client;
+use crate::support::{Authority, PATIENCE, RawClient, TestEnv};
+
+const FORBIDDEN: &str = r#"{"message":"This action is unauthorized."}"#;
+
+#[test]
+fn other_peers_get_403_on_every_request() {
+    for (settings, answer) in [(DECISION, "status"), (DECISION, "header"), (PATH_PREFIX, "status")] {
+        let settings = settings.replace("127.0.0.0/8", "127.0.0.2, 10.0.0.0/8");
+        let env = start(&format!("{settings}  answer: {answer}\n"));
+        let mut client = RawClient::connect(env.decision());
+        let described =
+            [("x-original-method", "GET"), ("x-original-uri", "/up"), ("x-forwarded-for", "127.0.0.2")];
+        for target in ["/auth", "/decision/up", "/up", "/metrics"] {
+            let response = client.request("GET", target, &described, b"");
+            assert_eq!((response.status, response.text()), (403, FORBIDDEN), "{target}");
+            assert_eq!(response.field("content-type"), Some("application/json"));
+            assert_eq!(response.field("x-decision-status"), None);
+        }
+        let response = call(&mut Http2Client::connect(env.decision()), CHECK, b"\0\0\0\0\0");
+        assert_eq!((response.status, response.text()), (403, FORBIDDEN));
+        env.gateway.wait_for_log(|line| {
+            line["message"] == "request for a decision rejected: the peer is not in decision.trusted_proxies"
+                && line["peer"] == "127.0.0.1"
+        });
+        env.gateway.wait_for_log(|line| {
+            line["detail"] == "peer that is not in decision.trusted_proxies" && line["listener"] == "decision"
+        });
+        let mut trusted = RawClient::connect_from("127.0.0.2", env.decision());
+        let target = if settings.contains("path_prefix") { "/decision/up" } else { "/auth" };
+        assert_eq!(trusted.request("GET", target, &described, b"").status, 200);
+    }
+}
+
+#[test]
+fn reload_changes_who_may_ask_and_how() {
+    let env = start(DECISION);
+    let mut asker = env.asker(Style::Original);
+    assert_eq!(asker.ask_with("GET", ITEMS, READER).status, 200);
+    env.gateway.edit("[127.0.0.0/8]", "[127.0.0.9]");
+    assert!(env.gateway.reload());
+    // Also on a connection that was opened before.
+    assert_eq!(asker.ask_with("GET", ITEMS, READER).status, 403);
+    env.gateway.edit("[127.0.0.9]", "[127.0.0.1]\n  answer: header");
+    assert!(env.gateway.reload());
+    let decision = asker.ask_with("PUT", ITEMS, READER);
+    assert_eq!((decision.status, decision.field("x-decision-status")), (200, Some("403")));
+    env.gateway.edit("answer: header", "style: path_prefix");
+    assert!(env.gateway.reload());
+    assert_eq!(asker.ask_with("GET", ITEMS, READER).status, 400);
+    assert_eq!(env.asker(Style::PathPrefix).ask_with("GET", ITEMS, READER).status, 200);
+}
+
+#[test]
+fn address_changes_only_with_a_restart() {
+    let env = start(DECISION);
+    let mut asker = env.asker(Style::Forwarded);
+    env.gateway.edit("address: 127.0.0.1:0\n  trusted_proxies", "address: null\n  trusted_proxies");
+    assert!(env.gateway.reload());
+    env.gateway.wait_for_log(|line| line["keys"] == "decision.address");
+    assert_eq!(asker.ask_with("GET", ITEMS, READER).status, 200);
+    assert_eq!(env.asker(Style::Forwarded).ask_with("GET", ITEMS, READER).status, 200);
+
+    let env = TestEnv::start("");
+    assert!(
+        !env.gateway.logs().iter().any(|line| line.contains(r#""listener":"decision""#)),
+        "off by default"
+    );
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let section = format!("decision: {{address: '{free}', trusted_proxies: [127.0.0.1]}}\nruntime:");
+    env.gateway.edit("runtime:", &section);
+    assert!(env.gateway.reload());
+    env.gateway.wait_for_log(|line| line["keys"] == "decision.address");
+    assert_eq!(env.status("/up", ""), 200);
+}
+
+#[test]
+fn decisions_over_tls() {
+    let authority = std::sync::Arc::new(Authority::new());
+    let tls = format!(
+        "  tls: {{certificate: {}, private_key: {}}}\n",
+        authority.certificate().display(),
+        authority.private_key().display()
+    );
+    for (settings, path_prefix) in super::SETTINGS {
+        let env = start(&format!("{settings}{tls}"));
+        for style in Style::all(path_prefix) {
+            let mut asker = Asker::connect_tls(env.decision(), *style, &authority);
+            assert!(asker.ask_with("GET", ITEMS, READER).is_allowed(), "{style:?}");
+            assert_eq!(asker.ask_with("PUT", ITEMS, READER).status, 403, "{style:?}");
+        }
+        let mut plain = RawClient::connect(env.decision());
+        let _ = plain.try_send("GET /auth HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(!plain.read_until_close().starts_with(b"HTTP"), "plain HTTP is answered");
+        // The proxy listener has TLS of its own, or none.
+        assert_eq!(env.status("/up", ""), 200);
+    }
+}
+
+#[test]
+fn peers_of_a_unix_socket_may_ask() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, settings, path_prefix) in [("a", "", false), ("b", "  style: path_prefix\n", true)] {
+        let path = directory.path().join(name);
+        let yaml = format!("decision:\n  address: \"unix:{}\"\n{settings}", path.display());
+        let env = start(&format!("{yaml}limits: {{requests_per_address: 2}}\n"));
+        env.gateway.wait_for_listener("decision");
+        for style in Style::all(path_prefix) {
+            let mut asker = Asker::connect_unix(&path, *style);
+            // The clients behind the socket have their own limits.
+            asker.source = Some(format!("198.51.100.{}", *style as u8).parse().unwrap());
+            assert!(asker.ask_with("GET", ITEMS, READER).is_allowed(), "{style:?}");
+            assert!(asker.ask_with("GET", ITEMS, READER).is_allowed(), "{style:?}");
+            assert_eq!(asker.ask_with("GET", ITEMS, READER).status, 429, "{style:?}");
+        }
+    }
+}
+
+#[test]
+fn clients_address_is_the_last_untrusted_one() {
+    let env = start(&format!(
+        "{DECISION}limits: {{requests_per_address: 1000}}\nlisten:\n  trusted_proxies: [10.0.0.0/8]\n"
+    ));
+    let mut client = RawClient::connect(env.decision());
+    for (reported, expected) in [
+        ("203.0.113.9, 198.51.100.1", "198.51.100.1"),
+        ("203.0.113.9, 198.51.100.2, 10.0.0.1, 127.0.0.5", "198.51.100.2"),
+        ("unknown", "127.0.0.1"),
+    ] {
+        let fields = [("x-original-method", "GET"), ("x-original-uri", "/up"), ("x-forwarded-for", reported)];
+        let response = client.request("GET", "/auth", &fields, b"");
+        let id = response.field("x-request-id").unwrap().to_owned();
+        let line = env.gateway.wait_for_log(|line| line["request_id"] == id.as_str());
+        assert_eq!(line["client"], expected, "{reported}");
+    }
+}
+
+#[test]
+fn connections_of_proxies_count() {
+    let env = start(&format!("{DECISION}limits: {{connections: 2}}\n"));
+    let mut asker = env.asker(Style::Original);
+    assert!(asker.ask_with("GET", ITEMS, READER).is_allowed());
+    let mut second = RawClient::connect(env.decision());
+    assert_eq!(second.get("/auth", None).status, 400);
+    let response = RawClient::connect(env.decision()).get("/auth", None);
+    assert_eq!(response.status, 503);
+    assert!(asker.ask_with("GET", ITEMS, READER).is_allowed());
+}
+
+#[test]
+fn proxies_are_answered_while_the_gateway_drains() {
+    let mut env = start(&format!("{DECISION}listen:\n  drain_delay: 700ms\n"));
+    let address = env.decision();
+    let mut asker = env.asker(Style::Original);
+    assert!(asker.ask_with("GET", ITEMS, READER).is_allowed());
+    env.gateway.signal(Signal::TERM);
+    env.gateway.wait_for_log(|line| line["message"] == "draining");
+    assert!(Asker::connect(address, Style::Original).ask_with("GET", ITEMS, READER).is_allowed());
+    assert!(Asker::connect(address, Style::Grpc).ask_with("GET", ITEMS, READER).is_allowed());
+    let began = Instant::now();
+    assert!(env.gateway.wait_exit(PATIENCE).success());
+    assert!(began.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn panics_and_damaged_requests_close_at_most_their_connection() {
+    in_every_style("", |env, style| {
+        for bytes in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "\r\n\r\n",
+            "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxxxxxxxxx",
+        ] {
+            let mut client = RawClient::connect(env.decision());
+            let _ = client.try_send(bytes);
+            client.finish();
+            let rest = client.read_until_close();
+            assert!(!rest.starts_with(b"HTTP/1.1 200"), "{bytes:?}: {}", rest.escape_ascii());
+        }
+        assert!(env.asker(style).ask_with("GET", ITEMS, READER).is_allowed());
+    });
+}
