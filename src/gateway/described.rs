@@ -23,7 +23,7 @@ use crate::catch_panic::CatchPanic;
 use crate::config::settings::AnswerStyle;
 use crate::downstream::Downstream;
 use crate::policy::deprecation::Deprecation;
-use crate::policy::described::{DescriptionError, DescriptionStyle, describe};
+use crate::policy::described::{DescriptionError, DescriptionStyle, check_spellings, describe};
 use crate::policy::grant::{
     Grant, GrantedRequest, X_CANONICAL_PATH, X_DECISION_STATUS, X_ENVOY_AUTH_HEADERS_TO_REMOVE,
 };
@@ -167,7 +167,14 @@ impl Gateway {
         if let Err(DescriptionError::Incomplete(why)) = described {
             warn_of_description(downstream, why);
         }
-        Ok(described?)
+        described?;
+        match self.settings.decision.style {
+            // Envoy removes such fields.
+            DescriptionStyle::PathPrefix(_) => Ok(()),
+            DescriptionStyle::Forwarded => {
+                check_spellings(&head.headers, &self.settings.listen.trusted_fields)
+            }
+        }
     }
 
     /// Whether a proxy with this address reports its clients by X-Forwarded-For.

@@ -8,11 +8,13 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
+use super::field_class::{FieldClass, is_odd};
 use super::framing::{self, Bounds};
 use super::headers::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use super::path::CanonicalPath;
 use super::refusal::Refusal;
 use super::target::MALFORMED_AUTHORITY;
+use super::trusted_fields::TrustedFields;
 
 /// The path of the method `Check` of Envoy's gRPC service.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -137,6 +139,22 @@ fn describe_by_fields(head: &mut Parts, bounds: &Bounds) -> Result<(), Descripti
     (head.method, head.uri) = (method, uri);
     if let Some(host) = host {
         head.headers.insert(HOST, host);
+    }
+    Ok(())
+}
+
+/// Refuses names that a backend may read as those of other fields, such as `X_Token_Id` and `X.Token.Id`.
+///
+/// The gateway drops them from requests that it forwards itself. A proxy that describes requests by fields forwards
+/// them: it removes fields by name, and every name has many such spellings.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] if there is such a name.
+pub fn check_spellings(fields: &HeaderMap, trusted_fields: &TrustedFields) -> Result<(), Refusal> {
+    let is_misread =
+        |name: &HeaderName| is_odd(name.as_str()) && trusted_fields.classify(name) == FieldClass::NeverSent;
+    if fields.keys().any(is_misread) {
+        return Err(Refusal::BadRequest("name that a backend may read as that of another field"));
     }
     Ok(())
 }

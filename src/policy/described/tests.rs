@@ -221,3 +221,32 @@ fn announced_body_is_recognised() {
         assert_eq!(announces_body(&fields), expected, "{lines:?}");
     }
 }
+
+#[test]
+fn names_that_a_backend_may_misread_are_refused() {
+    let trusted = TrustedFields::new([HeaderName::from_static("oidc_claim_email")]);
+    for name in [
+        "x_token_id",
+        "x.token.id",
+        "x-token.id",
+        "x~forwarded~for",
+        "x_http_method_override",
+        "authorization_",
+        "php.auth.user",
+        "coo_kie",
+        "content.type",
+        "remote+user",
+        "tailscale.user.login",
+        "any_name",
+        "oidc.claim.email",
+        "$wsru",
+    ] {
+        let refused = check_spellings(&fields(&[("accept", "a"), (name, "1")]), &trusted);
+        assert!(matches!(refused, Err(Refusal::BadRequest(_))), "{name}");
+    }
+    for name in
+        ["x-token-id", "authorization", "cookie", "remote-user", "any.name", "x~y", "oidc_claim_email"]
+    {
+        assert_eq!(check_spellings(&fields(&[(name, "1")]), &trusted), Ok(()), "{name}");
+    }
+}
