@@ -21,6 +21,7 @@ mod methods; // methods and method overrides
 mod mutations; // the tables, spliced and damaged at random
 mod networks; // requests that pretend to come from another network
 mod paths; // targets that two parsers read differently
+pub(crate) mod proxies; // the tables again, sent to other proxies that ask the decision listener
 mod queries; // queries that carry more than the token may read, and those that two parsers read differently
 mod route_options; // a backend against `deprecated` and `timeout` of a route
 mod shadow; // the tables again in shadow mode

@@ -64,6 +64,7 @@ mod openapi; // `openapi`: maps drafted from OpenAPI documents, and maps compare
 mod pages; // the web pages in a real browser
 mod policy; // `test`: policy tests of maps
 mod profile; // the shipped binary was optimised with the profile of its own training run
+mod proxies; // nginx, Traefik, Caddy and Envoy with the shipped files, before the decision listener
 mod queries; // rules for the parameters of a query, against the real PHP and Laravel too
 mod read_ahead; // responses that their clients do not read: when the backend's connection is free, and what arrives later
 mod reload; // reloading the configuration while requests are served

@@ -382,4 +382,36 @@ mod tests {
             );
         }
     }
+
+    /// Proxies that ask the decision listener and do not remove fields by its answer.
+    #[test]
+    fn shipped_proxies_remove_every_identity_field() {
+        let read = |name: &str| {
+            let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/proxies/");
+            std::fs::read_to_string(format!("{directory}{name}")).unwrap()
+        };
+        let caddy = read("Caddyfile").to_lowercase();
+        let caddy: Vec<&str> =
+            caddy.lines().filter_map(|line| line.trim().strip_prefix("request_header -")).collect();
+        let traefik = read("traefik-routes.yaml");
+        let (_, names) = traefik.split_once("(?i)^(").unwrap();
+        let (names, _) = names.split_once('"').unwrap();
+        let names = names.replace([' ', '\n', '\\'], "");
+        let traefik: Vec<&str> = names.split('|').collect();
+        for rule in RULES {
+            let (Name(text) | Prefix(text)) = rule;
+            let is_in_caddy = caddy.iter().any(|listed| match listed.strip_suffix('*') {
+                Some(prefix) => text.starts_with(prefix),
+                None => matches!(rule, Name(_)) && listed == text,
+            });
+            assert!(is_in_caddy, "{text} in Caddyfile");
+            // Traefik itself sets X-Real-IP, a forwarding field.
+            let is_in_traefik = *text == "x-real-" && traefik.contains(&"x-real-[^i]")
+                || traefik.iter().any(|listed| match listed.strip_suffix('$') {
+                    Some(name) => matches!(rule, Name(_)) && name == *text,
+                    None => text.starts_with(listed),
+                });
+            assert!(is_in_traefik, "{text} in traefik-routes.yaml");
+        }
+    }
 }

@@ -1,0 +1,91 @@
+//! Envoy with `deploy/proxies/envoy-http.yaml`.
+
+use super::{assert_guide, failures, messages};
+use crate::attacks::proxies::{assert_attacks_by_queries_fail, assert_attacks_fail};
+use crate::support::proxies::Kind;
+
+const KIND: Kind = Kind::EnvoyHttp;
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn requests_arrive_with_exactly_the_abilities_of_the_guide() {
+    assert_guide(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn attacks_fail() {
+    assert_attacks_fail(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn attacks_by_queries_fail() {
+    assert_attacks_by_queries_fail(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn fields_of_the_decision_arrive_and_those_of_clients_do_not() {
+    messages::assert_fields(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn credentials_of_public_routes_arrive_as_sent() {
+    messages::assert_public(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn targets_arrive_only_as_described() {
+    messages::assert_targets(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn other_spellings_of_names_do_not_arrive() {
+    messages::assert_spellings(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn bodies_of_get_do_not_arrive_on_routes_with_query_rules() {
+    messages::assert_bodies_of_get(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn refused_clients_get_the_answer_of_the_gateway() {
+    messages::assert_refusals(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn revocation_takes_effect_within_a_second() {
+    failures::assert_revocation(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn introspection_outage_is_a_refusal_and_visible() {
+    failures::assert_outage(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn nothing_arrives_without_the_gateway() {
+    failures::assert_gone(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn connection_options_remove_no_field_of_the_decision() {
+    messages::assert_connection_options(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn upgrades_do_not_arrive() {
+    messages::assert_upgrades(KIND);
+}

@@ -1,0 +1,174 @@
+//! Other proxies with the shipped files of `deploy/proxies/`, which ask the decision listener of a gateway.
+
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::browser::KillOnDrop;
+use super::gateway::{Logs, spawn};
+use super::{RawClient, TestEnv};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// How long a proxy may take to start on a loaded machine.
+const START: Duration = Duration::from_secs(60);
+
+/// The address of clients. Proxies have another: a client with the address of a trusted proxy may set forwarding fields.
+pub const CLIENT: &str = "127.0.0.2";
+
+/// A proxy, and how it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Nginx,
+    Traefik,
+    Caddy,
+    EnvoyHttp,
+    EnvoyGrpc,
+}
+
+impl Kind {
+    /// Its files, the main one first.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Nginx => &["nginx.conf"],
+            Self::Traefik => &["traefik.yaml", "traefik-routes.yaml"],
+            Self::Caddy => &["Caddyfile"],
+            Self::EnvoyHttp => &["envoy-http.yaml"],
+            Self::EnvoyGrpc => &["envoy-grpc.yaml"],
+        }
+    }
+
+    /// The section `decision` of the shipped gateway.yaml, on a free port.
+    pub fn decision(self) -> String {
+        let name = match self {
+            Self::EnvoyHttp | Self::EnvoyGrpc => "gateway.envoy.yaml",
+            _ => "gateway.yaml",
+        };
+        let text = shipped(name);
+        let start = text.find("decision:\n").unwrap();
+        let end = text[start..].find("\nlisten:").unwrap();
+        let section = &text[start..=start + end];
+        assert!(section.contains("127.0.0.1:8081"), "{section}");
+        section.replace("127.0.0.1:8081", "127.0.0.1:0")
+    }
+
+    fn command(self, directory: &Path) -> Command {
+        let file = directory.join(self.files()[0]);
+        let mut command = match self {
+            Self::Nginx => {
+                let mut command = Command::new("nginx");
+                // One process, which ends with the test.
+                let directives = "daemon off; master_process off;";
+                command.arg("-p").arg(directory).args(["-e", "stderr", "-g", directives, "-c"]).arg(file);
+                command
+            }
+            Self::Traefik => {
+                let mut command = Command::new(format!("{ROOT}/target/traefik/bin/traefik"));
+                command.arg(format!("--configFile={}", file.display()));
+                command
+            }
+            Self::Caddy => {
+                let mut command = Command::new(format!("{ROOT}/target/caddy/bin/caddy"));
+                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
+                command
+            }
+            Self::EnvoyHttp | Self::EnvoyGrpc => {
+                let mut command = Command::new(envoy());
+                command.args(["--concurrency", "2", "--disable-hot-restart", "--log-level", "warn", "-c"]);
+                command.arg(file);
+                command
+            }
+        };
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin"));
+        command.current_dir(directory).env("HOME", directory).env("XDG_DATA_HOME", directory);
+        command
+    }
+}
+
+/// The program itself, since the installed `envoy` is a script that starts it.
+fn envoy() -> PathBuf {
+    let libraries = fs::read_dir(format!("{ROOT}/target/envoy/lib")).expect("tests/run installs Envoy");
+    let programs = libraries.map(|python| python.unwrap().path().join("site-packages/envoy/_bin/envoy"));
+    programs.into_iter().find(|program| program.is_file()).expect("a program")
+}
+
+/// A file of `deploy/proxies/`.
+pub fn shipped(name: &str) -> String {
+    fs::read_to_string(format!("{ROOT}/deploy/proxies/{name}")).unwrap()
+}
+
+/// A proxy between clients and the backend of an environment.
+pub struct Proxied {
+    pub kind: Kind,
+    pub env: TestEnv,
+    pub address: SocketAddr,
+    process: Option<KillOnDrop>,
+    logs: Arc<Logs>,
+    _directory: tempfile::TempDir,
+}
+
+impl Proxied {
+    /// Starts a proxy with its shipped files, of which only the ports change. The environment has the section
+    /// [`Kind::decision`] and a public route `/up`.
+    pub fn start(kind: Kind, env: TestEnv) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // nginx changes its user.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let decision = env.gateway.wait_for_listener("decision");
+        let ports = [("8080", address), ("8081", decision), ("8000", env.backend.address())];
+        let texts = kind.files().iter().map(|name| shipped(name)).collect::<String>();
+        for (port, _) in ports {
+            assert!(texts.contains(port), "no {port}");
+        }
+        for name in kind.files() {
+            // In two steps: a new port may equal another's old one.
+            let marked =
+                ports.iter().fold(shipped(name), |text, (port, _)| text.replace(port, &format!("<{port}>")));
+            let text = ports.iter().fold(marked, |text, (port, address)| {
+                text.replace(&format!("<{port}>"), &address.port().to_string())
+            });
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let (child, logs) = spawn(&mut kind.command(directory.path()));
+        let process = Some(KillOnDrop(child));
+        let proxied = Self { kind, env, address, process, logs, _directory: directory };
+        proxied.wait();
+        proxied
+    }
+
+    /// Waits until the proxy forwards.
+    fn wait(&self) {
+        let end = Instant::now() + START;
+        loop {
+            if TcpStream::connect(self.address).is_ok()
+                && let Ok(response) = self.client().try_request("GET", "/up", &[], b"")
+                && response.status == 200
+            {
+                self.env.backend.take_requests();
+                return;
+            }
+            assert!(Instant::now() < end, "not ready:\n{}", self.logs.all().join("\n"));
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Connects to the proxy from [`CLIENT`].
+    pub fn client(&self) -> RawClient {
+        RawClient::connect_from(CLIENT, self.address)
+    }
+}
+
+impl Drop for Proxied {
+    fn drop(&mut self) {
+        self.process.take();
+        if thread::panicking() {
+            println!("output of {:?}:\n{}", self.kind, self.logs.all().join("\n"));
+        }
+    }
+}
