@@ -75,7 +75,9 @@ pub(crate) struct Options {
     /// The proxies to drive, separated by commas
     #[arg(
         long,
-        default_value = "gateway,gateway-log,gateway-public,nginx,nginx-log,auth-request,haproxy,relay,envoy,caddy,traefik",
+        default_value = "gateway,gateway-log,gateway-public,nginx,nginx-log,\
+                         auth-request,nginx-decision,haproxy,relay,envoy,envoy-decision,\
+                         envoy-grpc-decision,caddy,traefik",
         value_delimiter = ',',
         env = "PEERS_ONLY"
     )]

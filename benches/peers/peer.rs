@@ -11,6 +11,7 @@ use crate::backend::{self, Backend};
 use crate::front::{Front, Identity};
 use crate::install;
 use crate::process::{self, Server};
+use crate::proxies::envoy::Ask;
 use crate::proxies::{Place, caddy, envoy, gateway, haproxy, nginx, traefik};
 
 /// A target that requires an ability.
@@ -36,12 +37,18 @@ pub(crate) enum PeerKind {
     NginxLog,
     /// nginx that checks the token, with cached introspection.
     AuthRequest,
+    /// nginx that asks the gateway's decision listener.
+    NginxDecision,
     /// haproxy that forwards without checks.
     Haproxy,
     /// haproxy that copies bytes: the minimum cost of a hop.
     Relay,
-    /// Envoy with HTTP `ext_authz`.
+    /// Envoy with HTTP `ext_authz` and an authorizer that allows everything.
     Envoy,
+    /// Envoy that asks the gateway's decision listener by HTTP.
+    EnvoyDecision,
+    /// Envoy that asks the gateway's decision listener by gRPC.
+    EnvoyGrpcDecision,
     /// Caddy with `forward_auth`.
     Caddy,
     /// Traefik with ForwardAuth.
@@ -57,9 +64,12 @@ impl fmt::Display for PeerKind {
             Self::Nginx => "nginx, no check",
             Self::NginxLog => "nginx, no check, access log",
             Self::AuthRequest => "nginx `auth_request`, cached",
+            Self::NginxDecision => "nginx, stockaj-gateway decides",
             Self::Haproxy => "haproxy, no check",
             Self::Relay => "haproxy, TCP relay",
             Self::Envoy => "Envoy `ext_authz`",
+            Self::EnvoyDecision => "Envoy, stockaj-gateway decides (HTTP)",
+            Self::EnvoyGrpcDecision => "Envoy, stockaj-gateway decides (gRPC)",
             Self::Caddy => "Caddy `forward_auth`",
             Self::Traefik => "Traefik ForwardAuth",
         })
@@ -109,11 +119,12 @@ impl Peer {
         let place = &Place { address, backend: backend.address, front, tls, directory };
         let of_gateway = || install::version(program, "--version");
         let mut authorizer = None;
-        let mut start_authorizer = |name| -> Result<SocketAddr> {
-            let (server, address) = backend::start_authorizer(name, directory)?;
+        let mut started = |(server, address): (Server, SocketAddr)| {
             authorizer = Some(server);
-            Ok(address)
+            address
         };
+        let trivial = |name| backend::start_authorizer(name, directory);
+        let decision = |style| gateway::start_decision(program, place, style);
         let (server, version) = match kind {
             PeerKind::Gateway | PeerKind::GatewayPublic => {
                 (gateway::start("gateway", program, place, false)?, of_gateway()?)
@@ -124,9 +135,20 @@ impl Peer {
             PeerKind::AuthRequest => (nginx::auth_request(place)?, nginx::version()?),
             PeerKind::Haproxy => (haproxy::start("http", place)?, haproxy::version()?),
             PeerKind::Relay => (haproxy::start("tcp", place)?, haproxy::version()?),
-            PeerKind::Envoy => (envoy::start(place, start_authorizer("envoy")?)?, envoy::version()?),
-            PeerKind::Caddy => (caddy::start(place, start_authorizer("caddy")?)?, caddy::version()?),
-            PeerKind::Traefik => (traefik::start(place, start_authorizer("traefik")?)?, traefik::version()?),
+            PeerKind::NginxDecision => {
+                (nginx::decision(place, started(decision("forwarded")?))?, nginx::version()?)
+            }
+            PeerKind::Envoy => {
+                (envoy::start(place, started(trivial("envoy")?), Ask::Trivial)?, envoy::version()?)
+            }
+            PeerKind::EnvoyDecision => {
+                (envoy::start(place, started(decision("path_prefix")?), Ask::Http)?, envoy::version()?)
+            }
+            PeerKind::EnvoyGrpcDecision => {
+                (envoy::start(place, started(decision("path_prefix")?), Ask::Grpc)?, envoy::version()?)
+            }
+            PeerKind::Caddy => (caddy::start(place, started(trivial("caddy")?))?, caddy::version()?),
+            PeerKind::Traefik => (traefik::start(place, started(trivial("traefik")?))?, traefik::version()?),
         };
         Ok(Self { kind, front, address, version, server, authorizer })
     }

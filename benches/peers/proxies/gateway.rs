@@ -1,6 +1,7 @@
 //! The gateway.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -17,6 +18,19 @@ pub(crate) fn start(name: &str, program: &Path, place: &Place<'_>, access_log: b
     let log = if access_log { "info" } else { "warn" };
     let more = json!({"abilities": {"file": map}, "log": {"level": log, "access": access_log}});
     start_with(name, program, place, more)
+}
+
+/// Starts the gateway as the authorizer of another proxy; returns the address of its decision listener.
+pub(crate) fn start_decision(program: &Path, place: &Place<'_>, style: &str) -> Result<(Server, SocketAddr)> {
+    let map = install::root().join("config/stockaj.yaml");
+    let decision = process::free_address()?;
+    let place = &Place { address: process::free_address()?, ..*place };
+    let more = json!({
+        "abilities": {"file": map},
+        "log": {"level": "warn", "access": false},
+        "decision": {"address": decision.to_string(), "trusted_proxies": ["127.0.0.1"], "style": style},
+    });
+    Ok((start_with("gateway-decision", program, place, more)?, decision))
 }
 
 /// Starts the gateway with further sections of its configuration.
