@@ -12,7 +12,8 @@ use crate::config::settings::Rate;
 use crate::policy::client::ClientNetwork;
 use crate::policy::refusal::{Exceeded, Limit};
 
-/// The number of addresses tracked at a time, some 6 MiB for requests and 10 MiB for failures. If there are more, some of them get a full bucket again.
+/// The number of addresses tracked at a time, some 6 MiB for requests and 10 MiB for failures. If there are more, some
+/// of them get a full bucket again.
 pub(super) const MAX_ADDRESSES: usize = 65_536;
 
 /// `limits.requests_per_address`, shared by all workers.

@@ -102,9 +102,9 @@ impl FailureAccount {
     /// Ends a reservation, and counts it if `failed`.
     fn settle(&self, failed: bool, now: Instant) {
         let mut reserved = self.lock();
-        if failed {
-            // Never empty: it refills meanwhile, and has at least what is reserved.
-            let _ = self.bucket.take(now);
+        // The bucket has at least what is reserved, unless other threads have read the clock later.
+        if failed && self.bucket.take(now).is_err() {
+            let _ = self.bucket.take(Instant::now());
         }
         *reserved = reserved.saturating_sub(1);
     }
