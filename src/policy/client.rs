@@ -122,6 +122,26 @@ mod tests {
     }
 
     #[test]
+    fn peer_that_describes_a_request_is_not_its_client() {
+        for (line, nearest, is_unknown) in [
+            ("", None, false),
+            (" , ", None, false),
+            ("unknown", None, true),
+            ("198.51.100.7, unknown", None, true),
+            ("198.51.100.7, 10.0.0.2", Some("198.51.100.7"), false),
+            ("10.0.0.3, 10.0.0.2", Some("10.0.0.3"), false),
+            ("unknown, 10.0.0.2", Some("10.0.0.2"), true),
+        ] {
+            let fields = HeaderMap::from_iter([(X_FORWARDED_FOR, HeaderValue::from_static(line))]);
+            let found = reported(&fields, |address| address.to_string().starts_with("10."));
+            let nearest = nearest.map(|address| address.parse().unwrap());
+            assert_eq!(found, ReportedClient { nearest, is_unknown }, "{line}");
+        }
+        let none = reported(&HeaderMap::new(), |_| true);
+        assert_eq!(none, ReportedClient { nearest: None, is_unknown: false });
+    }
+
+    #[test]
     fn client_is_the_right_most_untrusted_address_or_unknown() {
         for (lines, expected) in [
             (&[][..], "10.0.0.1"),
