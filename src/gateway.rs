@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::backend::body::RequestBody;
@@ -126,25 +126,27 @@ impl Gateway {
     }
 
     /// Answers one request. If the response is a 101, `tunnel` contains the tunnel that the connection becomes.
+    ///
+    /// `head` is a reference, since this future would contain a second copy of a head that it owned.
     pub async fn answer(
         self: &Rc<Self>,
         downstream: &Rc<Downstream>,
-        request: Request<Incoming>,
+        head: &mut Parts,
+        body: Incoming,
         tunnel: &TunnelSlot,
     ) -> Response<ResponseBody> {
-        let (mut head, body) = request.into_parts();
-        let mut context = RequestContext::new(self, downstream, &head, body);
+        let mut context = RequestContext::new(self, downstream, head, body);
         let origin = self.settings.cors.allowed(&head.headers);
-        let served = CatchPanic(pin!(self.serve(&mut head, &mut context))).await;
+        let served = CatchPanic(pin!(self.serve(head, &mut context))).await;
         match served.unwrap_or(Err(Refusal::InternalError)) {
             Ok(Outcome::Upstream(reason, options)) => {
                 let forwarded = &mut context.forwarded;
-                self.respond_with_upstream(reason, options, &mut head, context.record, forwarded, tunnel)
+                self.respond_with_upstream(reason, options, head, context.record, forwarded, tunnel)
             }
             Ok(Outcome::Preflight(method)) => {
-                self.respond_to_preflight(&method, origin, &head, context.record)
+                self.respond_to_preflight(&method, origin, head, context.record)
             }
-            Err(refusal) => self.respond_with_refusal(&refusal, origin, &head, context.record, context.body),
+            Err(refusal) => self.respond_with_refusal(&refusal, origin, head, context.record, context.body),
         }
     }
 

@@ -313,8 +313,9 @@ impl House {
         let service = |request: Request<Incoming>| {
             let (statuses, gateway, downstream) =
                 (Rc::clone(&statuses), Rc::clone(&self.gateway), Rc::clone(&downstream));
+            let (mut head, body) = request.into_parts();
             async move {
-                let response = gateway.answer(&downstream, request, &TunnelSlot::default()).await;
+                let response = gateway.answer(&downstream, &mut head, body, &TunnelSlot::default()).await;
                 statuses.borrow_mut().push(response.status().as_u16());
                 Ok::<_, Infallible>(response)
             }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use super::context::{ReadRequest, begin_record};
@@ -93,14 +93,14 @@ impl Gateway {
     pub async fn answer_proxy(
         self: &Rc<Self>,
         downstream: &Rc<Downstream>,
-        request: Request<Incoming>,
+        head: &mut Parts,
+        body: Incoming,
     ) -> Response<ResponseBody> {
-        let (head, body) = request.into_parts();
         if !self.settings.decision.trusts(downstream.address) {
-            return self.reject_peer(downstream, &head, body);
+            return self.reject_peer(downstream, head, body);
         }
-        if check::is_grpc(&head) {
-            return self.answer_grpc(downstream, &head, body).await;
+        if check::is_grpc(head) {
+            return self.answer_grpc(downstream, head, body).await;
         }
         self.answer_description(downstream, head, body).await
     }
@@ -126,13 +126,13 @@ impl Gateway {
     async fn answer_description(
         &self,
         downstream: &Rc<Downstream>,
-        mut head: Parts,
+        head: &mut Parts,
         body: Incoming,
     ) -> Response<ResponseBody> {
-        let form = AnswerForm::of(&head);
+        let form = AnswerForm::of(head);
         let has_body = !body.is_end_stream();
-        let described = self.describe(downstream, &mut head);
-        let mut record = begin_record(self, downstream, &head);
+        let described = self.describe(downstream, head);
+        let mut record = begin_record(self, downstream, head);
         discard_rest(form.version, body, downstream);
         // Never the proxy's own address: a route's `from` may include it.
         let reported = client::reported(&head.headers, |address| self.forwards_for(address));
@@ -141,7 +141,7 @@ impl Gateway {
         let decided = match described {
             Ok(()) => {
                 // The address from which the client's request came to the proxy is not described.
-                let described = DescribedRequest { head: &head, has_body, trusted: false };
+                let described = DescribedRequest { head, has_body, trusted: false };
                 self.decide_described(&described, &mut record).await
             }
             Err(refusal) => {
@@ -151,7 +151,7 @@ impl Gateway {
         };
         let mut response = match decided {
             Ok(allowed) => self.allow(allowed, head.uri.query(), &mut record),
-            Err(refusal) => self.deny(&refusal, &head, &mut record),
+            Err(refusal) => self.deny(&refusal, head, &mut record),
         };
         if self.settings.decision.answer == AnswerStyle::Header {
             let status = mem::replace(response.status_mut(), StatusCode::OK);

@@ -8,6 +8,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -87,11 +89,13 @@ impl TestGateway {
         let downstream = Rc::new(Downstream::new(None, false, false, Instant::now()));
         let serving = tokio::task::spawn_local(async move {
             let tunnel_slot = TunnelSlot::default();
-            let service = service_fn(|request| {
+            let service = service_fn(|request: Request<Incoming>| {
                 let (gateway, downstream, tunnel_slot) =
                     (Rc::clone(&gateway), Rc::clone(&downstream), &tunnel_slot);
+                let (mut head, body) = request.into_parts();
                 async move {
-                    Ok::<_, std::convert::Infallible>(gateway.answer(&downstream, request, tunnel_slot).await)
+                    let answer = gateway.answer(&downstream, &mut head, body, tunnel_slot).await;
+                    Ok::<_, std::convert::Infallible>(answer)
                 }
             });
             let mut connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);

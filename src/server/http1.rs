@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
@@ -39,14 +40,17 @@ pub(super) async fn serve(
     let settings = Arc::clone(state.gateway.settings());
     let limits = &settings.limits;
     let tunnel_slot = TunnelSlot::default();
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let gateway = worker.gateway();
         let (downstream, tunnel_slot) = (Rc::clone(downstream), &tunnel_slot);
+        let (mut head, body) = request.into_parts();
         async move {
             let response = match downstream.listener {
-                ClientListener::Proxy => gateway.answer(&downstream, request, tunnel_slot).await,
+                ClientListener::Proxy => gateway.answer(&downstream, &mut head, body, tunnel_slot).await,
                 // Boxed, so that the futures of the proxy's requests stay small.
-                ClientListener::Decision => Box::pin(gateway.answer_proxy(&downstream, request)).await,
+                ClientListener::Decision => {
+                    Box::pin(gateway.answer_proxy(&downstream, &mut head, body)).await
+                }
             };
             let mut answered = Ok::<_, Infallible>(response);
             if let Ok(response) = &mut answered

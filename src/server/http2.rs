@@ -126,13 +126,14 @@ pub(super) async fn serve(
         let gateway = worker.gateway();
         let stream = Downstream::stream(downstream, Instant::now());
         streams.next.replace(Some(Rc::clone(&stream)));
+        let (mut head, body) = request.into_parts();
         // Boxed because hyper moves it.
         Box::pin(async move {
             // HTTP/2 has no upgrades.
             let tunnel_slot = TunnelSlot::default();
             Ok::<_, Infallible>(match stream.listener {
-                ClientListener::Proxy => gateway.answer(&stream, request, &tunnel_slot).await,
-                ClientListener::Decision => Box::pin(gateway.answer_proxy(&stream, request)).await,
+                ClientListener::Proxy => gateway.answer(&stream, &mut head, body, &tunnel_slot).await,
+                ClientListener::Decision => Box::pin(gateway.answer_proxy(&stream, &mut head, body)).await,
             })
         })
     });
