@@ -34,7 +34,7 @@ const SHARED: usize = 256 * 1024;
 /// Buffered responses of all streams of a connection up to which they are read ahead, in bytes: 100 of 9 KiB.
 const READ_AHEAD: usize = 960 * 1024;
 /// Limit of the frames that all streams of a connection have taken for their backends, in bytes.
-const UPLOADS: usize = 256 * 1024;
+const UPLOADS: usize = 192 * 1024;
 
 /// The buffered response bytes of a stream, or of all streams of a connection.
 #[derive(Debug, Default)]
