@@ -76,8 +76,9 @@ pub(crate) struct Options {
     #[arg(
         long,
         default_value = "gateway,gateway-log,gateway-public,nginx,nginx-log,\
-                         auth-request,nginx-decision,haproxy,relay,envoy,envoy-decision,\
-                         envoy-grpc-decision,caddy,traefik",
+                         auth-request,nginx-decision,haproxy,relay,envoy-plain,envoy,\
+                         envoy-decision,envoy-grpc-decision,caddy-plain,caddy,caddy-decision,\
+                         traefik-plain,traefik,traefik-decision",
         value_delimiter = ',',
         env = "PEERS_ONLY"
     )]

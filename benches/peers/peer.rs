@@ -11,7 +11,6 @@ use crate::backend::{self, Backend};
 use crate::front::{Front, Identity};
 use crate::install;
 use crate::process::{self, Server};
-use crate::proxies::envoy::Ask;
 use crate::proxies::{Place, caddy, envoy, gateway, haproxy, nginx, traefik};
 
 /// A target that requires an ability.
@@ -43,16 +42,26 @@ pub(crate) enum PeerKind {
     Haproxy,
     /// haproxy that copies bytes: the minimum cost of a hop.
     Relay,
+    /// Envoy that forwards without checks.
+    EnvoyPlain,
     /// Envoy with HTTP `ext_authz` and an authorizer that allows everything.
     Envoy,
     /// Envoy that asks the gateway's decision listener by HTTP.
     EnvoyDecision,
     /// Envoy that asks the gateway's decision listener by gRPC.
     EnvoyGrpcDecision,
-    /// Caddy with `forward_auth`.
+    /// Caddy that forwards without checks.
+    CaddyPlain,
+    /// Caddy with `forward_auth` and an authorizer that allows everything.
     Caddy,
-    /// Traefik with ForwardAuth.
+    /// Caddy that asks the gateway's decision listener.
+    CaddyDecision,
+    /// Traefik that forwards without checks.
+    TraefikPlain,
+    /// Traefik with ForwardAuth and an authorizer that allows everything.
     Traefik,
+    /// Traefik that asks the gateway's decision listener.
+    TraefikDecision,
 }
 
 impl fmt::Display for PeerKind {
@@ -67,16 +76,32 @@ impl fmt::Display for PeerKind {
             Self::NginxDecision => "nginx, stockaj-gateway decides",
             Self::Haproxy => "haproxy, no check",
             Self::Relay => "haproxy, TCP relay",
+            Self::EnvoyPlain => "Envoy, no check",
             Self::Envoy => "Envoy `ext_authz`",
             Self::EnvoyDecision => "Envoy, stockaj-gateway decides (HTTP)",
             Self::EnvoyGrpcDecision => "Envoy, stockaj-gateway decides (gRPC)",
+            Self::CaddyPlain => "Caddy, no check",
             Self::Caddy => "Caddy `forward_auth`",
+            Self::CaddyDecision => "Caddy, stockaj-gateway decides",
+            Self::TraefikPlain => "Traefik, no check",
             Self::Traefik => "Traefik ForwardAuth",
+            Self::TraefikDecision => "Traefik, stockaj-gateway decides",
         })
     }
 }
 
 impl PeerKind {
+    /// The same program without checks, if this one asks an authorizer.
+    pub(crate) const fn without_check(self) -> Option<Self> {
+        match self {
+            Self::AuthRequest | Self::NginxDecision => Some(Self::Nginx),
+            Self::Envoy | Self::EnvoyDecision | Self::EnvoyGrpcDecision => Some(Self::EnvoyPlain),
+            Self::Caddy | Self::CaddyDecision => Some(Self::CaddyPlain),
+            Self::Traefik | Self::TraefikDecision => Some(Self::TraefikPlain),
+            _ => None,
+        }
+    }
+
     /// Whether it is measured with this protocol.
     pub(crate) const fn speaks(self, front: Front) -> bool {
         matches!(self, Self::Gateway | Self::Nginx | Self::Haproxy) || !front.is_encrypted()
@@ -138,17 +163,28 @@ impl Peer {
             PeerKind::NginxDecision => {
                 (nginx::decision(place, started(decision("forwarded")?))?, nginx::version()?)
             }
-            PeerKind::Envoy => {
-                (envoy::start(place, started(trivial("envoy")?), Ask::Trivial)?, envoy::version()?)
-            }
+            PeerKind::EnvoyPlain => (envoy::start(place, None)?, envoy::version()?),
+            PeerKind::Envoy => (envoy::start(place, Some(started(trivial("envoy")?)))?, envoy::version()?),
             PeerKind::EnvoyDecision => {
-                (envoy::start(place, started(decision("path_prefix")?), Ask::Http)?, envoy::version()?)
+                let decision = started(decision("path_prefix")?);
+                (envoy::decision("envoy-http.yaml", place, decision)?, envoy::version()?)
             }
             PeerKind::EnvoyGrpcDecision => {
-                (envoy::start(place, started(decision("path_prefix")?), Ask::Grpc)?, envoy::version()?)
+                let decision = started(decision("path_prefix")?);
+                (envoy::decision("envoy-grpc.yaml", place, decision)?, envoy::version()?)
             }
-            PeerKind::Caddy => (caddy::start(place, started(trivial("caddy")?))?, caddy::version()?),
-            PeerKind::Traefik => (traefik::start(place, started(trivial("traefik")?))?, traefik::version()?),
+            PeerKind::CaddyPlain => (caddy::start(place, None)?, caddy::version()?),
+            PeerKind::Caddy => (caddy::start(place, Some(started(trivial("caddy")?)))?, caddy::version()?),
+            PeerKind::CaddyDecision => {
+                (caddy::decision(place, started(decision("forwarded")?))?, caddy::version()?)
+            }
+            PeerKind::TraefikPlain => (traefik::start(place, None)?, traefik::version()?),
+            PeerKind::Traefik => {
+                (traefik::start(place, Some(started(trivial("traefik")?)))?, traefik::version()?)
+            }
+            PeerKind::TraefikDecision => {
+                (traefik::decision(place, started(decision("forwarded")?))?, traefik::version()?)
+            }
         };
         Ok(Self { kind, front, address, version, server, authorizer })
     }

@@ -52,6 +52,8 @@ impl Server {
             .args(["--pdeathsig", "TERM", "--"])
             .arg(program)
             .args(arguments)
+            // Caddy writes into it.
+            .env("XDG_DATA_HOME", directory)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

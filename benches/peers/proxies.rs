@@ -6,6 +6,7 @@ pub(crate) mod envoy;
 pub(crate) mod gateway;
 pub(crate) mod haproxy;
 pub(crate) mod nginx;
+pub(crate) mod shipped;
 pub(crate) mod traefik;
 
 use std::net::SocketAddr;

