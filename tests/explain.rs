@@ -200,3 +200,27 @@ fn explain_suggests_the_nearest_route_of_an_unmapped_request() {
     assert!(code == 1 && stdout.is_empty(), "{stdout}");
     assert!(stderr.contains("error: `introspection`: missing"), "{stderr}");
 }
+
+#[test]
+fn explain_names_paths_that_the_decision_listener_refuses() {
+    let directory = tempfile::tempdir().unwrap();
+    let abilities = "abilities: {routes: {'/items/{id}': {GET: items:read}}}\n";
+    let listener = "decision: {address: '127.0.0.1:0', trusted_proxies: [127.0.0.1]}\n";
+    let refused = "decision     the decision listener answers 400: the path is not canonical";
+    for (section, path, told) in [
+        (listener, "/items/5/", true),
+        (listener, "/items/%35?a=b", true),
+        (listener, "/items/5?a=%35", false),
+        (listener, "/items/%", false),
+        ("", "/items/5/", false),
+        ("decision: {address: null}\n", "/items/5/", false),
+        ("decision: {address: '${UNSET}', style: path_prefix}\n", "/items/5/", true),
+    ] {
+        std::fs::write(directory.path().join("gateway.yaml"), format!("{section}{abilities}")).unwrap();
+        let arguments = ["explain", "GET", path, "--abilities", "items:read", "-c", "gateway.yaml"];
+        let (code, stdout, stderr) = outcome(directory.path(), &arguments);
+        // The exit code is that of the proxy listener.
+        assert_eq!((code, &*stderr), (i32::from(path.ends_with('%')), ""), "{section}{path}: {stdout}");
+        assert_eq!(stdout.lines().any(|line| line == refused), told, "{section}{path}: {stdout}");
+    }
+}

@@ -97,9 +97,19 @@ impl Arguments {
                 step(out, name, what)?;
             }
             verdict = explain(&loaded.map, (&self.method, &self.path), &caller, self.from.into(), out)?;
-            Ok(())
+            self.decision_listener(&loaded.map, &path, out)
         });
         if printed == Exit::Success { verdict } else { printed }
+    }
+
+    /// Writes that the decision listener refuses a path that the proxy listener rewrites, if that listener is on.
+    fn decision_listener(&self, map: &AbilityMap, config: &Path, output: &mut dyn Write) -> io::Result<()> {
+        let is_rewritten =
+            read_request(map, &self.method, &self.path).is_ok_and(|(_, path)| !path.is_borrowed());
+        if is_rewritten && config::has_decision_listener(config) {
+            step(output, "decision", "the decision listener answers 400: the path is not canonical")?;
+        }
+        Ok(())
     }
 
     /// The caller, and a step with what the introspector said about its token.

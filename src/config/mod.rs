@@ -18,5 +18,5 @@ pub use ability_map::{LoadedAbilities, load_abilities, map_schema};
 pub use gateway::{Loaded, load, load_text, load_with, schema};
 pub use language::scalars::duration as parse_duration;
 pub use language::{Failure, Finding, LARGEST, Report, Severity, nearest};
-pub use section_only::{load_admin, load_blocked, load_introspection, load_usage};
+pub use section_only::{has_decision_listener, load_admin, load_blocked, load_introspection, load_usage};
 pub use settings::Settings;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::language::{Decode, Decoder, Entry, Environment, Report, find_entry};
-use super::sections::{SECRETS, abilities, admin, blocked, introspection, limits, usage};
+use super::sections::{SECRETS, abilities, admin, blocked, decision, introspection, limits, usage};
 use super::settings;
 
 /// Loads `admin`.
@@ -48,6 +48,11 @@ pub fn load_introspection(path: &Path) -> Result<(settings::Introspection, usize
 /// A report of every error in `blocked`, or why the file cannot be read.
 pub fn load_blocked(path: &Path) -> Result<settings::Blocked, Report> {
     load(path, "blocked", blocked::compile)
+}
+
+/// Whether `decision.address` is set. An error in the section counts as an address.
+pub fn has_decision_listener(path: &Path) -> bool {
+    load(path, "decision", |raw: decision::Decision, _| raw.has_address()).unwrap_or(true)
 }
 
 fn load<R: Decode, S>(

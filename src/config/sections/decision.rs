@@ -34,6 +34,13 @@ section! {
     }
 }
 
+impl Decision {
+    /// Whether the listener is on.
+    pub(crate) const fn has_address(&self) -> bool {
+        self.address.is_some()
+    }
+}
+
 /// `decision.style`
 #[derive(Clone, Copy, Debug)]
 enum StyleName {
