@@ -23,6 +23,7 @@ mod signals;
 mod table;
 mod test;
 mod token_input;
+mod token_state;
 mod tokens;
 mod unmapped;
 mod usage;

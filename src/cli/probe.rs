@@ -9,7 +9,7 @@ mod request;
 mod step;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST};
@@ -24,6 +24,7 @@ use self::step::Outcome;
 pub(super) use self::step::{Fault, Step, failures};
 use super::explain::{difference, holder, valid_from};
 use super::token_input::GivenToken;
+use super::token_state::TokenState;
 use crate::client::Connector;
 use crate::client::call::Call;
 use crate::client::pool::Pool;
@@ -127,30 +128,34 @@ fn unknown_token() -> String {
 /// Introspects the given token. Sets `abilities` if it is active.
 fn given_token(settings: &Settings, token: &GivenToken, abilities: &mut Option<Abilities>) -> Outcome {
     let introspection = &settings.introspection;
-    let fields = token.fields();
+    let (fields, source) = (token.fields(), token.source());
     let Some(token) = fields.as_ref().and_then(|it| Token::from_fields(it, settings.limits.token_bytes).ok())
     else {
-        return advice::malformed_token(token.source(), settings.limits.token_bytes);
+        return advice::malformed_token(source, settings.limits.token_bytes);
     };
-    match Introspector::introspect_once(introspection, token.secret()) {
-        Ok(IntrospectionResponse::Active(verdict)) if verdict.has_expired(SystemTime::now()) => {
-            advice::expired_token(&holder(&verdict))
-        }
-        Ok(IntrospectionResponse::Active(verdict)) => {
+    match TokenState::introspect(introspection, &settings.blocked, &token) {
+        Ok(TokenState::Expired(verdict)) => advice::expired_token(&holder(&verdict)),
+        Ok(TokenState::Active(verdict)) => {
             let names: Vec<String> = verdict.abilities.names().map(sanitize).collect();
             let names = if names.is_empty() { "no abilities".to_owned() } else { names.join(", ") };
-            let text = format!("active: {}; {names}", holder(&verdict));
+            let networks = verdict.allowed_from.as_ref();
+            let networks = networks.map(|it| format!("; only from [{}]", it.summary())).unwrap_or_default();
+            let text = format!("active: {}; {names}{networks}", holder(&verdict));
             *abilities = Some(verdict.abilities);
             Outcome::Passed(text)
         }
-        Ok(IntrospectionResponse::Inactive(Inactive::Reported)) => advice::inactive_token(introspection),
-        Ok(IntrospectionResponse::Inactive(Inactive::NotYetValid(from))) => {
+        Ok(TokenState::Blocked(verdict)) => {
+            let place = verdict.as_ref().map_or_else(|| source.to_owned(), holder);
+            advice::blocked_token(place)
+        }
+        Ok(TokenState::Inactive(Inactive::Reported)) => advice::inactive_token(introspection),
+        Ok(TokenState::Inactive(Inactive::NotYetValid(from))) => {
             advice::token_not_yet_valid(introspection, &valid_from(from))
         }
-        Ok(IntrospectionResponse::Inactive(Inactive::UnexpectedClaim(mismatch))) => {
+        Ok(TokenState::Inactive(Inactive::UnexpectedClaim(mismatch))) => {
             advice::unexpected_claim(introspection, &difference(&mismatch, &introspection.expect))
         }
-        Ok(IntrospectionResponse::NoVerdict(error)) => advice::no_verdict(introspection, &error),
+        Ok(TokenState::NoVerdict(error)) => advice::no_verdict(introspection, &error),
         Err(error) => advice::introspection_setup(introspection, &error.to_string()),
     }
 }
@@ -173,7 +178,7 @@ fn tried(
     }
     fields.insert(HOST, authority.clone());
     match gateway.head(&trial.path, fields, LONGEST_WAIT) {
-        Ok(status) => trial.answered(status),
+        Ok(answer) => trial.answered(&answer),
         Err(error) => Outcome::Failed(Fault {
             key: None,
             place: format!("HEAD {}", trial.path),

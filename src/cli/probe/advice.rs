@@ -238,6 +238,17 @@ pub(super) fn expired_token(holder: &str) -> Outcome {
     })
 }
 
+/// The outcome for a given token that `blocked` names. `place` is its source or its holder.
+pub(super) fn blocked_token(place: String) -> Outcome {
+    Outcome::Failed(Fault {
+        key: Some("blocked"),
+        place,
+        message: "the given token is blocked: the gateway answers 401 to it".to_owned(),
+        help: "give another token, or remove its id or name from `blocked.ids` and `blocked.names`"
+            .to_owned(),
+    })
+}
+
 /// The outcome for a given token that no client can send.
 pub(super) fn malformed_token(source: &str, longest: usize) -> Outcome {
     Outcome::Failed(Fault {

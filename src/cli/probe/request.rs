@@ -14,6 +14,61 @@ use crate::response::own::status;
 /// A path that no application has.
 const UNMAPPED: &str = "/stockaj-gateway-probe";
 
+/// What to do about a decision that differs from the map.
+const EXPLAIN: &str = "run `stockaj-gateway explain` on this request, and report it if the steps differ";
+
+/// The response to a request of the probe.
+#[derive(Debug)]
+pub(super) struct ProbeAnswer {
+    /// Its status.
+    pub(super) status: u16,
+    /// Why the gateway itself responded; `None` if the backend did.
+    pub(super) refusal: Option<OwnRefusal>,
+}
+
+/// Why the gateway refused a request.
+#[derive(Debug)]
+pub(super) struct OwnRefusal {
+    /// The reason in its log.
+    pub(super) reason: Reason,
+    /// The rest of the reason, such as the networks that do not include the client.
+    pub(super) detail: Option<String>,
+}
+
+impl ProbeAnswer {
+    /// The status, and the reason of the gateway.
+    fn describe(&self) -> String {
+        let status = self.status;
+        match &self.refusal {
+            None => status.to_string(),
+            Some(OwnRefusal { reason, detail: None }) => format!("{status} ({})", reason.as_str()),
+            Some(OwnRefusal { reason, detail: Some(detail) }) => {
+                format!("{status} ({}: {detail})", reason.as_str())
+            }
+        }
+    }
+}
+
+/// What to do about a refusal by the gateway that the map does not cause.
+const fn help_about(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Limited => "try again later, or raise `rate_limit`",
+        Reason::NoVerdict | Reason::Overloaded => {
+            "see the introspection steps, and the limits of concurrency in docs/reference/limits.md"
+        }
+        Reason::BackendUnreachable | Reason::BackendBroken => {
+            "see the step `backend`, and the log of the application for this request"
+        }
+        Reason::BackendTimeout => {
+            "raise `backend.timeout` or the route's `timeout`, or find out why the application is slow"
+        }
+        Reason::InactiveToken | Reason::ExpiredToken => {
+            "the token has ended since its introspection: give another one"
+        }
+        _ => EXPLAIN,
+    }
+}
+
 /// A request and the decision on it.
 #[derive(Debug)]
 pub(super) struct Trial {
@@ -57,62 +112,66 @@ impl Trial {
     }
 
     /// The outcome of a HEAD request through the gateway.
-    pub(super) fn answered(&self, answer: u16) -> Outcome {
+    pub(super) fn answered(&self, answer: &ProbeAnswer) -> Outcome {
         let Self { path, rule, .. } = self;
-        let fault = |message: String, help: &str| {
-            let place = format!("HEAD {path} {} ({rule})", self.with_token());
-            Outcome::Failed(Fault { key: None, place, message, help: help.to_owned() })
-        };
-        match &self.decision {
-            Err(refusal) => {
-                let expected = status(refusal).as_u16();
-                match answer == expected {
-                    true => {
-                        Outcome::Passed(format!("HEAD {path} {} gets {answer} ({rule})", self.with_token()))
-                    }
-                    false => fault(
-                        format!("the gateway answers {answer} instead of {expected}"),
-                        "run `stockaj-gateway explain` on this request, and report it if the steps differ",
-                    ),
-                }
+        match (&self.decision, &answer.refusal) {
+            (Ok(_), None) => self.answered_by_backend(answer.status),
+            (Ok(_), Some(refusal)) if refusal.reason == Reason::WrongNetwork => {
+                // Neither the configuration nor the token is wrong.
+                let answer = answer.describe();
+                Outcome::Skipped(format!("HEAD {path}: the gateway answers {answer} to the probe ({rule})"))
             }
-            Ok(_) => match answer {
-                401 => fault(
-                    "the backend answers 401 to a token that introspection calls active".to_owned(),
-                    "the route and the introspection endpoint must use the same guard (in Laravel: `auth:sanctum`)",
-                ),
-                403 => fault(
-                    "the backend answers 403 to a request that the map allows".to_owned(),
-                    "the application checks more than the map, such as `abilities:` middlewares or policies: compare them",
-                ),
-                404 => fault(
-                    "the backend answers 404 to a path of the map".to_owned(),
-                    "correct the path in the map, or the path of `backend.url`, which precedes it",
-                ),
-                429 => fault(
-                    "the request is rate-limited: 429".to_owned(),
-                    "try again later, or raise `rate_limit` or the limit of the application",
-                ),
-                502 => fault(
-                    "the backend's response is malformed, or it cannot be reached: 502".to_owned(),
-                    "see the step `backend`, and the log of the application",
-                ),
-                503 => fault(
-                    "the gateway has no verdict or is overloaded, or the backend is in maintenance: 503"
-                        .to_owned(),
-                    "see the introspection steps; in Laravel, `php artisan up` ends maintenance",
-                ),
-                504 => fault(
-                    "the backend took too long: 504".to_owned(),
-                    "raise `backend.timeout` or the route's `timeout`, or find out why the application is slow",
-                ),
-                500..=599 => fault(
-                    format!("the backend answers {answer}"),
-                    "see the log of the application for this request",
-                ),
-                _ => Outcome::Passed(format!("HEAD {path}: the backend answers {answer} ({rule})")),
-            },
+            (Ok(_), Some(refusal)) => self.fault(
+                format!("the gateway itself answers {}", answer.describe()),
+                help_about(refusal.reason),
+            ),
+            (Err(expected), Some(refusal)) if expected.reason() == refusal.reason => {
+                let status = answer.status;
+                Outcome::Passed(format!("HEAD {path} {} gets {status} ({rule})", self.with_token()))
+            }
+            (Err(expected), refusal) => {
+                let (status, reason) = (status(expected).as_u16(), expected.reason().as_str());
+                let server = if refusal.is_some() { "gateway" } else { "backend" };
+                let message =
+                    format!("the {server} answers {} instead of {status} ({reason})", answer.describe());
+                let help = refusal.as_ref().map_or(EXPLAIN, |refusal| help_about(refusal.reason));
+                self.fault(message, help)
+            }
         }
+    }
+
+    /// The outcome of a request that the map allows and the backend answered with this status.
+    fn answered_by_backend(&self, status: u16) -> Outcome {
+        let Self { path, rule, .. } = self;
+        let (what, help) = match status {
+            401 => (
+                " to a token that introspection calls active",
+                "the route and the introspection endpoint must use the same guard (in Laravel: `auth:sanctum`)",
+            ),
+            403 => (
+                " to a request that the map allows",
+                "the application checks more than the map, such as `abilities:` middlewares or policies: compare them",
+            ),
+            404 => (
+                " to a path of the map",
+                "correct the path in the map, or the path of `backend.url`, which precedes it",
+            ),
+            429 => {
+                (": the request is rate-limited", "try again later, or raise the limit of the application")
+            }
+            503 => (
+                ": it is overloaded or in maintenance",
+                "see the log of the application; in Laravel, `php artisan up` ends maintenance",
+            ),
+            500..=599 => ("", "see the log of the application for this request"),
+            _ => return Outcome::Passed(format!("HEAD {path}: the backend answers {status} ({rule})")),
+        };
+        self.fault(format!("the backend answers {status}{what}"), help)
+    }
+
+    fn fault(&self, message: String, help: &str) -> Outcome {
+        let place = format!("HEAD {} {} ({})", self.path, self.with_token(), self.rule);
+        Outcome::Failed(Fault { key: None, place, message, help: help.to_owned() })
     }
 
     const fn with_token(&self) -> &'static str {
@@ -213,4 +272,64 @@ fn sample(map: &AbilityMap, accepts: impl Fn(&Requirement) -> bool) -> Option<St
 fn fill(template: &str) -> (String, bool) {
     let segments = template.split('/').map(|segment| if segment.starts_with('{') { "1" } else { segment });
     (segments.collect::<Vec<_>>().join("/"), template.contains('{'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::map::MapBuilder;
+
+    fn answer(status: u16, reason: Option<Reason>) -> ProbeAnswer {
+        let detail = Some("why".to_owned());
+        ProbeAnswer { status, refusal: reason.map(|reason| OwnRefusal { reason, detail }) }
+    }
+
+    fn trial(held: &str) -> Trial {
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let rule = [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
+        builder.route("/items", rule).unwrap();
+        Trial::new(&builder.build(), "/items".to_owned(), &KnownCaller::with(Abilities::new([held]))).unwrap()
+    }
+
+    #[test]
+    fn refused_request_passes_only_for_its_own_reason() {
+        let outcome = |status, reason| trial("rents:read").answered(&answer(status, reason));
+        assert!(matches!(outcome(403, Some(Reason::MissingAbility)), Outcome::Passed(_)));
+        for (status, reason, expected) in [
+            (403, None, "the backend answers 403 instead of 403 (missing_ability)"),
+            (200, None, "the backend answers 200 instead of 403 (missing_ability)"),
+            (
+                403,
+                Some(Reason::WrongNetwork),
+                "the gateway answers 403 (wrong_network: why) instead of 403 (missing_ability)",
+            ),
+            (
+                503,
+                Some(Reason::NoVerdict),
+                "the gateway answers 503 (no_verdict: why) instead of 403 (missing_ability)",
+            ),
+        ] {
+            let Outcome::Failed(Fault { message, .. }) = outcome(status, reason) else {
+                panic!("{status} {reason:?}")
+            };
+            assert_eq!(message, expected);
+        }
+    }
+
+    #[test]
+    fn allowed_request_fails_for_a_refusal_of_the_gateway() {
+        for reason in Reason::ALL.into_iter().filter(|it| !matches!(it, Reason::Allowed | Reason::Public)) {
+            let outcome = trial("items:read").answered(&answer(503, Some(reason)));
+            match (reason, outcome) {
+                (Reason::WrongNetwork, Outcome::Skipped(text)) => {
+                    assert!(text.contains("(wrong_network: why)"))
+                }
+                (_, Outcome::Failed(fault)) => {
+                    let expected = format!("the gateway itself answers 503 ({}: why)", reason.as_str());
+                    assert_eq!(fault.message, expected);
+                }
+                (_, outcome) => panic!("{reason:?}: {outcome:?}"),
+            }
+        }
+    }
 }
