@@ -35,7 +35,8 @@ fn explain_introspects_a_token_and_never_shows_it() {
     introspector.set_verdict("17|both", named(&["a", "b"]).expiring("2999-01-02T03:04:05Z"));
     introspector.set_verdict("17|one", named(&["a"]));
     introspector.set_verdict("17|late", named(&["a", "b"]).expiring("2001-01-01T00:00:00Z"));
-    introspector.set_verdict("18|blocked", Verdict::active(&["a", "b"]).named(18, "sync"));
+    introspector.set_verdict("18|blocked", Verdict::active(&["a", "b"]).named("another", "sync"));
+    introspector.set_verdict("18|odd", Verdict::Answer(Answer::with(500, &[], "oops")));
     introspector.set_verdict("19|named", Verdict::active(&["a", "b"]).named(19, "old-scanner"));
     introspector.set_verdict("17|odd", Verdict::Answer(Answer::with(500, &[], "oops")));
     for (token, exit, told) in [
@@ -78,13 +79,22 @@ fn explain_introspects_a_token_and_never_shows_it() {
             "18|blocked",
             1,
             &[
-                "token of     sync (id 18), does not expire",
                 "token        blocked",
                 "advice       create a new token: `blocked` in gateway.yaml names this one by its id or its name",
                 "verdict      denied with 401 (blocked)",
             ],
         ),
-        ("19|named", 1, &["verdict      denied with 401 (blocked)"]),
+        (
+            "19|named",
+            1,
+            &[
+                "token of     old-scanner (id 19), does not expire",
+                "token        blocked",
+                "verdict      denied with 401 (blocked)",
+            ],
+        ),
+        // The gateway does not introspect a token whose text shows a blocked id.
+        ("18|odd", 1, &["token        blocked", "verdict      denied with 401 (blocked)"]),
         ("17|odd", 1, &["verdict      denied with 503 (no_verdict)"]),
         ("17|two words", 1, &["verdict      denied with 401 (malformed_token)"]),
     ] {

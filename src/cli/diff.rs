@@ -130,7 +130,7 @@ fn table(
         let OptionsChange { path, body: (body, body_now), mode: (mode, mode_now), .. } = change;
         let OptionsChange { timeout, from, deprecated, .. } = change;
         if body != body_now {
-            let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::explain::size);
+            let bound = |body: &Option<u64>| body.map_or("limits.body".to_owned(), super::units::size);
             writeln!(output, "  {path}: body {} -> {}", bound(body), bound(body_now))?;
         }
         if mode != mode_now {
@@ -139,7 +139,7 @@ fn table(
         let (timeout, timeout_now) = timeout;
         if timeout != timeout_now {
             let limit =
-                |it: &Option<Duration>| it.map_or("backend.timeout".to_owned(), super::explain::duration);
+                |it: &Option<Duration>| it.map_or("backend.timeout".to_owned(), super::units::duration);
             writeln!(output, "  {path}: timeout {} -> {}", limit(timeout), limit(timeout_now))?;
         }
         let (from, from_now) = from;
@@ -288,7 +288,7 @@ fn option(
     PrintedOption {
         body,
         mode: mode.as_str(),
-        timeout: timeout.map(super::explain::duration),
+        timeout: timeout.map(super::units::duration),
         from: from.as_ref().map(Networks::texts),
         deprecated: deprecated.map(deprecation_json),
     }

@@ -25,6 +25,7 @@ mod test;
 mod token_input;
 mod token_state;
 mod tokens;
+mod units;
 mod unmapped;
 mod usage;
 

@@ -1,4 +1,4 @@
-//! What the gateway finds about a token, for commands that introspect one.
+//! What the gateway finds about a token, and the texts about it, for commands that introspect one.
 
 use std::error::Error;
 use std::time::SystemTime;
@@ -7,9 +7,11 @@ use jiff::Timestamp;
 
 use crate::config::settings::{self, IntrospectionStyle};
 use crate::policy::bearer::Token;
+use crate::policy::expected_claims::ExpectedClaims;
+use crate::sanitize::sanitize;
 use crate::tokens::blocklist::BlockList;
 use crate::tokens::hash::TokenHash;
-use crate::tokens::introspection::{Inactive, IntrospectionResponse, NoVerdict};
+use crate::tokens::introspection::{Inactive, IntrospectionResponse, Mismatch, NoVerdict};
 use crate::tokens::introspector::Introspector;
 use crate::tokens::verdict::Verdict;
 
@@ -58,4 +60,32 @@ impl TokenState {
             IntrospectionResponse::NoVerdict(why) => Self::NoVerdict(why),
         })
     }
+}
+
+/// When a token becomes valid.
+pub(super) fn valid_from(from: SystemTime) -> String {
+    match Timestamp::try_from(from) {
+        Ok(from) => format!("valid from {from}"),
+        Err(_) => "valid in the distant future".to_owned(),
+    }
+}
+
+/// A claim's value and the expected one.
+pub(super) fn difference(mismatch: &Mismatch, expect: &ExpectedClaims) -> String {
+    let Mismatch { claim, found } = mismatch;
+    let expected = expect.describe(*claim).to_string();
+    format!("{} is {}, expected {}", claim.as_str(), sanitize(found), sanitize(&expected))
+}
+
+/// Name, id and expiry of a token. Never the token or its hash, which is the id if the introspector reports none.
+pub(super) fn holder(verdict: &Verdict) -> String {
+    let is_hash = verdict.id.len() == 64 && verdict.id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = if is_hash { String::new() } else { format!(" (id {})", sanitize(&verdict.id)) };
+    let name = verdict.name.as_deref().map_or("no name".to_owned(), sanitize);
+    let expiry = match verdict.expires_at.map(Timestamp::try_from) {
+        Some(Ok(expiry)) => format!("expires {expiry}"),
+        Some(Err(_)) => "expires in the distant future".to_owned(),
+        None => "does not expire".to_owned(),
+    };
+    format!("{name}{id}, {expiry}")
 }

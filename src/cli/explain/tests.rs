@@ -1,8 +1,13 @@
+use std::time::Duration;
+
+use http::Method;
+
 use super::*;
 use crate::policy::ability::{Abilities, Requirement};
 use crate::policy::map::{MapBuilder, RouteOptions, Unmapped};
 use crate::policy::network::RouteNetworks;
 use crate::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
+use crate::policy::shadow::Mode;
 use crate::policy::source_location::SourceLocation;
 
 fn map(unmapped: Unmapped) -> AbilityMap {
@@ -75,21 +80,6 @@ token        active, with items:create
 verdict      allowed (allowed)
 "
     );
-    for (bytes, text) in
-        [(1, "1B"), (1023, "1023B"), (1024, "1KiB"), (1 << 40, "1024GiB"), (5 << 19, "2560KiB")]
-    {
-        assert_eq!(size(bytes), text);
-    }
-    for (milliseconds, text) in [
-        (1, "1ms"),
-        (1500, "1500ms"),
-        (90_000, "90s"),
-        (120_000, "2m"),
-        (3_600_000, "1h"),
-        (172_800_000, "2d"),
-    ] {
-        assert_eq!(duration(Duration::from_millis(milliseconds)), text);
-    }
 }
 
 #[test]
@@ -154,14 +144,29 @@ fn method_parameter_in_the_query_is_reported_as_ignored() {
 fn shadow_mode_shows_the_denial_and_that_it_is_not_enforced() {
     let rule = [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
     let mut builder = MapBuilder::new(Unmapped::Deny).in_mode(Mode::Shadow);
-    builder.route("/items", rule).unwrap();
+    builder.route("/items", rule.clone()).unwrap();
+    let check = RawCheck::Requirement(Requirement::deny());
+    let query = QueryRules::new(vec![RawParameter { name: "a".into(), check, place: None }], None).unwrap();
+    let options = RouteOptions { query: Some(query.into()), ..RouteOptions::default() };
+    builder.route_with("/listed", options, rule).unwrap();
     let map = builder.build();
+    let networks = Some([].into_iter().collect());
+    let abilities = Abilities::new(["items:read"]);
+    let from_nowhere = KnownCaller::Active(ActiveToken { abilities, allowed_from: networks });
     let forwarded = "mode         shadow: the request is forwarded; the verdict is only logged and counted";
-    let required = "mode         shadow, but a token is required unless `shadow_authentication` is true";
+    let required =
+        "mode         shadow, but refusals of the token are enforced unless `shadow_authentication` is true";
+    let enforced = "mode         shadow, but this refusal is enforced in every mode";
     for (target, caller, expected, exit) in [
         ("/items", holder(&["items:create"]), Some(forwarded), Exit::Failure),
         ("/nowhere", holder(&["*"]), Some(forwarded), Exit::Failure),
         ("/items", KnownCaller::Nobody, Some(required), Exit::Failure),
+        ("/items", KnownCaller::Refused(Refusal::ExpiredToken), Some(required), Exit::Failure),
+        ("/items", from_nowhere, Some(required), Exit::Failure),
+        ("/items", KnownCaller::Refused(Refusal::Blocked), Some(enforced), Exit::Failure),
+        ("/items", KnownCaller::Refused(Refusal::NoVerdict), Some(enforced), Exit::Failure),
+        ("/listed?a[=1", holder(&["*"]), Some(enforced), Exit::Failure),
+        ("/listed?a=1", holder(&["items:read"]), Some(forwarded), Exit::Failure),
         ("/items", holder(&["items:read"]), None, Exit::Success),
     ] {
         let mut output = anstream::StripStream::new(Vec::new());
