@@ -17,7 +17,7 @@ use super::token_state::{TokenState, difference, holder, valid_from};
 use super::{ConfigArgument, Exit, abilities, output, report, show, token_from_stdin};
 use crate::config;
 use crate::policy::bearer::Token;
-use crate::policy::decision::{ActiveToken, KnownCaller};
+use crate::policy::decision::{ActiveToken, KnownCaller, read_request};
 use crate::policy::map::AbilityMap;
 use crate::policy::network::{ClientAddress, parse_address, parse_network};
 use crate::policy::refusal::Refusal;
