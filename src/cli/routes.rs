@@ -2,6 +2,7 @@
 
 mod callable;
 mod matrix;
+mod options;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,12 +11,11 @@ use anstyle::Style;
 use serde_json::{Value, json};
 
 use self::callable::Callable;
+pub(crate) use self::options::{deprecation_json, query_json};
 use super::{ConfigArgument, Exit, abilities, output, report, show};
 use crate::config;
 use crate::policy::ability::{Requirement, RequirementKind};
-use crate::policy::deprecation::{Deprecation, Moment};
 use crate::policy::map::{AbilityMap, RouteMatch, RouteOptions, Unmapped};
-use crate::policy::query::{QueryRules, WrittenCheck};
 use crate::policy::shadow::Mode;
 
 /// Print the effective ability map in matching order; reads no secrets and no environment
@@ -97,16 +97,14 @@ fn table(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     let width = rows.iter().map(|(_, path, ..)| path.chars().count()).max().unwrap_or_default();
 
     writeln!(output, "{HEADING}{:7}  {:width$}  REQUIREMENT{HEADING:#}", "METHOD", "PATH")?;
-    for (method, path, requirement, mode, RouteOptions { query, from, deprecated, .. }) in rows {
+    for (method, path, requirement, mode, options) in rows {
         let style = colour(requirement);
         // A public rule without rules for query and networks denies nothing, so its mode has no effect.
+        let RouteOptions { query, from, .. } = options;
         let may_deny = *requirement.kind() != RequirementKind::Public || query.is_some() || from.is_some();
-        let is_shadowed = mode == Mode::Shadow && may_deny;
-        let query = query.as_ref().map(|rules| format!("  query {rules}")).unwrap_or_default();
-        let from = from.as_ref().map(|from| format!("  from [{}]", from.networks)).unwrap_or_default();
-        let mode = if is_shadowed { "  (shadow: not enforced)" } else { "" };
-        let deprecated = deprecated.as_ref().map(|it| format!("  (deprecated {it})")).unwrap_or_default();
-        let options = format!("{query}{from}{deprecated}{mode}");
+        let mode = (mode == Mode::Shadow && may_deny).then(|| "(shadow: not enforced)".to_owned());
+        let options = options::texts(options).into_iter().chain(mode);
+        let options: String = options.map(|text| format!("  {text}")).collect();
         writeln!(output, "{method:7}  {path:width$}  {style}{requirement}{style:#}{options}")?;
     }
     Ok(())
@@ -122,8 +120,7 @@ pub(crate) const fn colour(requirement: &Requirement) -> Style {
     }
 }
 
-/// Writes `[{"path", "method", "requirement"}]`, one rule per line. Rules of a route with `query` or
-/// `deprecated` also have these.
+/// Writes `[{"path", "method", "requirement"}]`, one rule per line. Rules of a route with options also have these.
 fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
     let rules = map.routes().flat_map(|route| {
         route.rules().map(|(method, rule)| {
@@ -133,50 +130,11 @@ fn list(map: &AbilityMap, output: &mut dyn Write) -> io::Result<()> {
                 r#"  {{"path": {}, "method": {}, "requirement": {requirement}{}}}"#,
                 Value::from(route.template()),
                 Value::from(method.as_str()),
-                options_json(route.options()),
+                options::members(route.options()),
             )
         })
     });
     lines(rules, output)
-}
-
-/// The members of a rule in JSON that only routes with options have.
-fn options_json(options: &RouteOptions) -> String {
-    let query = options.query.as_deref().map(|it| ("query", query_json(it)));
-    let deprecated = options.deprecated.as_deref().map(|it| ("deprecated", deprecation_json(it)));
-    let members = [query, deprecated].into_iter().flatten();
-    members.map(|(name, value)| format!(r#", "{name}": {value}"#)).collect()
-}
-
-/// `query` as it is written in YAML, as JSON.
-pub(crate) fn query_json(rules: &QueryRules) -> Value {
-    let word = |denies: bool| if denies { "deny" } else { "allow" };
-    let parameters = rules.parameters().map(|(name, check)| {
-        let check = match check {
-            WrittenCheck::Requirement(requirement) => requirement_json(requirement),
-            WrittenCheck::Values { split, values, deny_others } => {
-                let values: serde_json::Map<String, Value> =
-                    values.iter().map(|(value, it)| ((*value).to_owned(), requirement_json(it))).collect();
-                let mut check = json!({"values": values, "others": word(deny_others)});
-                if let Some(split) = split {
-                    check["split"] = json!(split);
-                }
-                check
-            }
-        };
-        (name.to_owned(), check)
-    });
-    let others = ("others".to_owned(), json!(word(rules.denies_others())));
-    parameters.chain([others]).collect()
-}
-
-/// `deprecated` as it is written in YAML, as JSON.
-pub(crate) fn deprecation_json(deprecation: &Deprecation) -> Value {
-    let Deprecation { since, sunset, link, .. } = deprecation;
-    let text = |it: &Option<Moment>| it.as_ref().map(|it| Value::from(&*it.text));
-    let members =
-        [("since", text(since)), ("sunset", text(sunset)), ("link", link.as_deref().map(Value::from))];
-    members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 /// Writes a JSON array of values in JSON, one per line.
@@ -207,9 +165,14 @@ pub(crate) fn requirement_json(requirement: &Requirement) -> Value {
 mod tests {
     use http::Method;
 
+    use std::time::Duration;
+
     use super::*;
+    use crate::policy::ability::Abilities;
+    use crate::policy::deprecation::{Deprecation, Moment};
     use crate::policy::map::MapBuilder;
-    use crate::policy::query::{RawCheck, RawParameter, RawValue};
+    use crate::policy::network::{RouteNetworks, parse_network};
+    use crate::policy::query::{QueryRules, RawCheck, RawParameter, RawValue};
 
     fn map() -> AbilityMap {
         let mut builder = MapBuilder::new(Unmapped::Deny);
@@ -353,6 +316,42 @@ GET      /up         public
         );
         let page = matrix::page(&map, Path::new("a.yaml"));
         assert!(page.contains("deprecated sunset 2026-12-31, https://docs.example/v2"), "{page}");
+    }
+
+    #[test]
+    fn every_form_shows_networks_and_limits_of_routes() {
+        let networks = ["10.0.0.0/8", "::1"].map(|text| parse_network(text).unwrap()).into_iter().collect();
+        let options = RouteOptions {
+            from: Some(RouteNetworks { networks, place: None }.into()),
+            body: Some(500 << 20),
+            timeout: Some(Duration::from_secs(120)),
+            mode: Some(Mode::Shadow),
+            ..RouteOptions::default()
+        };
+        let mut builder = MapBuilder::new(Unmapped::Deny);
+        let rule = [(Method::GET, Requirement::from_word("items:read").unwrap(), None)];
+        builder.route_with("/a", options, rule).unwrap();
+        let map = builder.build();
+        let words = "from [10.0.0.0/8, ::1]  body 500MiB  timeout 2m";
+        let row = format!("GET      /a          items:read  {words}  (shadow: not enforced)");
+        let text = printed(|output| table(&map, output));
+        assert!(text.lines().any(|line| line == row), "{text}");
+        let members = "\"from\": [\"10.0.0.0/8\",\"::1\"], \"body\": \"500MiB\", \"timeout\": \"2m\", \
+                       \"mode\": \"shadow\"";
+        let start = "[\n  {\"path\": \"/a\", \"method\": \"GET\", \"requirement\": \"items:read\"";
+        assert_eq!(printed(|output| list(&map, output)), format!("{start}, {members}}}\n]\n"));
+
+        let callable = Callable::new(&map, Abilities::new(["items:read"]));
+        let text = printed(|output| callable.table(output));
+        assert!(text.ends_with(&format!("GET      /a    items:read  {words}\n")), "{text}");
+        let json = printed(|output| callable.json(output));
+        assert_eq!(json, format!("{start}, {members}, \"by\": [\"items:read\"]}}\n]\n"));
+        let page = Path::new("a.yaml");
+        for page in [matrix::page(&map, page), matrix::callable_page(&callable, page)] {
+            for word in ["from [10.0.0.0/8, ::1]", "body 500MiB", "timeout 2m"] {
+                assert!(page.contains(word), "{word}: {page}");
+            }
+        }
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{HEADING, lines, requirement_json};
+use super::{HEADING, lines, options, requirement_json};
 use crate::config::nearest;
 use crate::policy::ability::{Abilities, Requirement, RequirementKind};
-use crate::policy::map::{AbilityMap, Unmapped};
+use crate::policy::map::{AbilityMap, RouteOptions, Unmapped};
 
 /// The methods and routes that a token with the abilities `held` can call.
 pub(super) struct Callable<'map> {
@@ -22,6 +22,8 @@ pub(super) struct Callable<'map> {
 pub(super) struct Call<'map> {
     pub(super) method: &'static Method,
     pub(super) path: &'map str,
+    /// The options of the route.
+    pub(super) options: &'map RouteOptions,
     requirement: &'map Requirement,
     /// The abilities of the token that satisfy the requirement; empty if the requirement names no ability.
     by: Vec<String>,
@@ -29,16 +31,15 @@ pub(super) struct Call<'map> {
 
 impl<'map> Callable<'map> {
     pub(super) fn new(map: &'map AbilityMap, held: Abilities) -> Self {
-        let rules = map.routes().flat_map(|route| {
-            route.rules().map(|(method, rule)| (method, route.template(), &rule.requirement))
-        });
+        let rules = map.routes().flat_map(|route| route.rules().map(move |rule| (route, rule)));
         let calls = rules
-            .filter(|(_, _, requirement)| requirement.check(&held).is_ok())
-            .map(|(method, path, requirement)| Call {
+            .filter(|(_, (_, rule))| rule.requirement.check(&held).is_ok())
+            .map(|(route, (method, rule))| Call {
                 method,
-                path,
-                requirement,
-                by: satisfying(requirement, &held),
+                path: route.template(),
+                options: route.options(),
+                requirement: &rule.requirement,
+                by: satisfying(&rule.requirement, &held),
             })
             .collect();
         Self { map, held, calls }
@@ -64,7 +65,10 @@ impl<'map> Callable<'map> {
 
     pub(super) fn table(&self, output: &mut dyn Write) -> io::Result<()> {
         let unmapped = self.unmapped().then_some(("*", "(unmapped)", ANY_TOKEN.to_owned()));
-        let calls = self.calls.iter().map(|call| (call.method.as_str(), call.path, call.by()));
+        let calls = self.calls.iter().map(|call| {
+            let texts = options::texts(call.options).into_iter().map(|text| format!("  {text}"));
+            (call.method.as_str(), call.path, call.by() + &texts.collect::<String>())
+        });
         let rows: Vec<(&str, &str, String)> = calls.chain(unmapped).collect();
         let width = rows.iter().map(|(_, path, _)| path.chars().count()).max().unwrap_or_default().max(4);
         writeln!(output, "{HEADING}{:7}  {:width$}  BY{HEADING:#}", "METHOD", "PATH")?;
@@ -76,12 +80,13 @@ impl<'map> Callable<'map> {
 
     /// Writes the same list as without `--for`, with `by` added.
     pub(super) fn json(&self, output: &mut dyn Write) -> io::Result<()> {
-        let calls = self.calls.iter().map(|Call { method, path, requirement, by }| {
+        let calls = self.calls.iter().map(|Call { method, path, options, requirement, by }| {
             format!(
-                r#"  {{"path": {}, "method": {}, "requirement": {}, "by": {}}}"#,
+                r#"  {{"path": {}, "method": {}, "requirement": {}{}, "by": {}}}"#,
                 Value::from(*path),
                 Value::from(method.as_str()),
                 requirement_json(requirement),
+                options::members(options),
                 json!(by),
             )
         });

@@ -7,10 +7,11 @@ use http::Method;
 use maud::{Markup, html};
 
 use super::callable::Callable;
+use super::options;
 use crate::page;
 use crate::policy::ability::{Requirement, RequirementKind};
 use crate::policy::guide::{self, GROUPS};
-use crate::policy::map::{AbilityMap, Route, Unmapped};
+use crate::policy::map::{AbilityMap, Route, RouteOptions, Unmapped};
 use crate::policy::query::NumberedRequirement;
 
 /// Styles in addition to those of all pages.
@@ -57,7 +58,7 @@ pub(super) fn callable_page(callable: &Callable<'_>, source: &Path) -> String {
             thead { tr { th scope="col" { "Route" } th scope="col" { "Method" } th scope="col" { "Allowed by" } } }
             tbody {
                 @for call in &callable.calls {
-                    tr { th scope="row" { code { (call.path) } } td { (tag(call.method)) } td { (call.by()) } }
+                    tr { th scope="row" { code { (call.path) } (options(call.options)) } td { (tag(call.method)) } td { (call.by()) } }
                 }
                 @if callable.unmapped() {
                     tr { th scope="row" { "Any other path" } td { "all" } td { "any token" } }
@@ -151,7 +152,7 @@ fn matrix(map: &AbilityMap, groups: &[Group<'_>]) -> Markup {
                 tbody {
                     @for route in resource {
                         tr {
-                            th.route scope="row" { code { (route.template()) } (query(route)) (deprecated(route)) }
+                            th.route scope="row" { code { (route.template()) } (options(route.options())) }
                             td { (without(route)) }
                             @for ability in columns.iter().flat_map(|(_, it)| it) { td { (cell(route, ability)) } }
                         }
@@ -207,14 +208,9 @@ fn cell(route: &Route, ability: &str) -> Markup {
     }
 }
 
-/// The rules for the query of a route.
-fn query(route: &Route) -> Markup {
-    html! { @if let Some(rules) = &route.options().query { " " span.quiet { "query " (rules) } } }
-}
-
-/// The announced end of a route.
-fn deprecated(route: &Route) -> Markup {
-    html! { @if let Some(deprecation) = &route.options().deprecated { " " span.quiet { "deprecated " (deprecation) } } }
+/// The options of a route.
+fn options(options: &RouteOptions) -> Markup {
+    html! { @for text in options::texts(options) { " " span.quiet { (text) } } }
 }
 
 /// A method, coloured by its risk.
