@@ -248,11 +248,26 @@ fn schema_accepts_and_rejects_test_files() {
         ("config/stockaj.test.yaml", true),
         ("tests/policy/passes.yaml", true),
         ("tests/policy/failures.yaml", true),
+        ("tests/policy/networks_table.yaml", true),
+        ("tests/policy/networks_table_mistakes.yaml", false),
         ("tests/policy/mistakes.yaml", false),
         ("tests/policy/a_list.yaml", false),
     ] {
         let value: Value = serde_yaml::from_str(&fs::read_to_string(root().join(file)).unwrap()).unwrap();
         assert_eq!(schema.is_valid(&value), valid, "{file}");
+    }
+    for (row, valid) in [
+        (json!({"from": "10.1.2.3", "office": "allow"}), true),
+        (json!([{"from": "10.1.2.3", "office": "allow"}, {"office": 403}]), true),
+        (json!({"from": "10.1.2.3"}), false),
+        (json!({"from": "office", "office": "allow"}), false),
+        (json!({"from": "10.1.2.3", "office": "10.1.2.3"}), false),
+        (json!({}), false),
+        (json!([]), false),
+        (json!([{}]), false),
+    ] {
+        let value = json!({"map": "map.yaml", "table": {"GET /a": row}});
+        assert_eq!(schema.is_valid(&value), valid, "{value}");
     }
 }
 

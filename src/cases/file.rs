@@ -1,15 +1,18 @@
 //! Policy test files: requests, and the decisions that are expected of a map.
 
+mod table;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use self::table::{FROM, RawRequest, Row, Table, TableEntry};
 use crate::config::ability_map;
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, Entry, FilePath, Key, Named, Node, OnOff, OneOrMore, Report, Severity, Span,
-    Spanned, Text, join, leaf_schema, listed, nearest, schema_of, section,
+    Decode, Decoder, Diagnostic, FilePath, Key, Named, Node, OnOff, OneOrMore, Report, Severity, Span,
+    Spanned, Text, leaf_schema, listed, nearest, schema_of, section,
 };
 use crate::config::sections::SECRETS;
 use crate::config::sections::abilities::decode_ability;
@@ -38,7 +41,8 @@ section! {
         /// Single requests.
         cases: Option<OneOrMore<Spanned<Case>>>,
         /// The expected decisions by request, such as `GET /api/v2/items`, and caller: one of `callers`, `nobody` for
-        /// no token, or `others` for all callers that the row does not list.
+        /// no token, or `others` for all callers that the row does not list. `from` of a row is the client's address;
+        /// without it the address is unknown. A request has a row, or a list of rows for several addresses.
         table: Table,
     }
 }
@@ -200,7 +204,7 @@ impl Compiler {
 
     fn checks(mut self, raw: &PolicyTest, decoder: &mut Decoder<'_>) -> Vec<Check> {
         for (key, _) in &raw.callers.0 {
-            if [NOBODY, OTHERS].contains(&&*key.text) {
+            if [NOBODY, OTHERS, FROM].contains(&&*key.text) {
                 let error = Diagnostic::error("reserved caller name")
                     .key(format!("callers.{}", key.text))
                     .at(key.span, "`table` uses this name");
@@ -211,8 +215,10 @@ impl Compiler {
         for (number, Spanned { value: case, span }) in cases.enumerate() {
             self.add_case(number, case, *span, decoder);
         }
-        for row in &raw.table.0 {
-            self.add_row(row, decoder);
+        for entry in &raw.table.0 {
+            for row in &entry.rows {
+                self.add_row(entry, row, decoder);
+            }
         }
         self.checks
     }
@@ -258,7 +264,8 @@ impl Compiler {
         }
     }
 
-    fn add_row(&mut self, row: &Row, decoder: &mut Decoder<'_>) {
+    fn add_row(&mut self, entry: &TableEntry, row: &Row, decoder: &mut Decoder<'_>) {
+        let client = ClientAddress::from(row.from.map(|from| from.0));
         for (key, expected) in &row.cells {
             let senders: Vec<Rc<Sender>> = match &*key.text {
                 OTHERS => {
@@ -270,17 +277,14 @@ impl Compiler {
                 name => match self.sender(name) {
                     Some(sender) => vec![sender],
                     None => {
-                        let mut path = "table".to_owned();
-                        join(&mut path, &row.key.text);
-                        decoder.record(self.unknown(&path, name, key.span));
+                        decoder.record(self.unknown(&entry.path(), name, key.span));
                         continue;
                     }
                 },
             };
             let at = (key.span, decoder.place(key.span));
             for sender in senders {
-                let from = (&sender, ClientAddress::Unknown);
-                self.add(None, &row.request, from, *expected, at.clone(), decoder);
+                self.add(None, &entry.request, (&sender, client), *expected, at.clone(), decoder);
             }
         }
     }
@@ -462,87 +466,3 @@ impl Decode for Expected {
 }
 
 leaf_schema!(Expected, json_schema!({"enum": ["allow", 400, 401, 403, "400", "401", "403"]}));
-
-const REQUEST: &str = "a method and a path such as `GET /api/v2/items`";
-/// A method, a space, and a target.
-const REQUEST_PATTERN: &str = "^[^ ]+ [^ ]+$";
-
-/// A method and a target.
-#[derive(Clone, Debug)]
-struct RawRequest {
-    method: Box<str>,
-    target: Box<str>,
-}
-
-impl RawRequest {
-    fn parse(text: &str) -> Option<Self> {
-        let (method, target) = text.split_once(' ')?;
-        let is_word = |word: &str| !word.is_empty() && !word.chars().any(|it| it == ' ' || it.is_control());
-        (is_word(method) && is_word(target)).then(|| Self { method: method.into(), target: target.into() })
-    }
-}
-
-impl Decode for RawRequest {
-    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        let text = decoder.string(node, REQUEST)?;
-        Self::parse(&text).or_else(|| decoder.mismatch(node, "invalid request", REQUEST))
-    }
-}
-
-leaf_schema!(RawRequest, json_schema!({"type": "string", "pattern": REQUEST_PATTERN}));
-
-/// The rows of `table`.
-#[derive(Debug)]
-struct Table(Vec<Row>);
-
-#[derive(Debug)]
-struct Row {
-    key: Key,
-    request: RawRequest,
-    cells: Vec<(Key, Expected)>,
-}
-
-impl Decode for Table {
-    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
-        let entries = decoder.mapping(node, "a mapping of requests")?;
-        let rows: Vec<Option<Row>> = entries
-            .iter()
-            .map(|entry| decoder.within(&entry.key, |decoder| decode_row(entry, decoder)))
-            .collect();
-        rows.into_iter().collect::<Option<_>>().map(Self)
-    }
-
-    fn absent(_decoder: &mut Decoder<'_>) -> Option<Self> {
-        Some(Self(Vec::new()))
-    }
-}
-
-fn decode_row(Entry { key, value }: &Entry, decoder: &mut Decoder<'_>) -> Option<Row> {
-    let request = RawRequest::parse(&key.text);
-    if request.is_none() {
-        decoder.record(Diagnostic::error("invalid request").at(key.span, format!("expected {REQUEST}")));
-    }
-    decoder.mapping(value, "a mapping such as `{reader: allow, nobody: 401}`")?;
-    let Named(cells) = Named::decode(value, decoder)?;
-    if cells.is_empty() {
-        decoder.mismatch::<()>(value, "empty row", "at least one caller");
-    }
-    Some(Row { key: key.clone(), request: request?, cells })
-}
-
-impl JsonSchema for Table {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Table".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let expected = generator.subschema_for::<Expected>();
-        json_schema!({
-            "type": "object",
-            "patternProperties": {
-                REQUEST_PATTERN: {"type": "object", "minProperties": 1, "additionalProperties": expected},
-            },
-            "additionalProperties": false,
-        })
-    }
-}
