@@ -163,8 +163,8 @@ impl Gateway {
         let decided = self.decide_in_mode(&request, &mut context.record).await;
         let AllowedRequest { permit, caller, options, tunnel } = decided?;
         if let Some(tunnel) = tunnel {
-            context.forwarded.upgrade =
-                Some(Box::new(UpgradeRequest::new((&request.target, request.client), &caller, tunnel)));
+            let read = (&request.head.headers, &request.target, request.client);
+            context.forwarded.upgrade = Some(Box::new(UpgradeRequest::new(self, read, &caller, tunnel)));
         }
         if self.backend.is_bounded() {
             context.account = self.account(&caller, context.record.client);

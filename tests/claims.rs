@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Introspector, TestEnv, Verdict};
+use crate::support::{Answer, Introspector, OPERATED, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 
@@ -99,6 +99,45 @@ fn shadow_mode_refuses_tokens_for_other_services() {
     env.introspector.set_verdict("1|t", active(&json!({"aud": "payroll"})));
     assert_eq!(env.gateway.get(ITEMS, Some("1|t")).status, 401);
     assert_eq!(env.backend.requests().len(), 0);
+}
+
+/// The id and the name of such tokens are known, whatever else their introspection says.
+#[test]
+fn blocked_token_for_another_service_or_before_its_nbf_is_refused_as_blocked() {
+    for mode in ["enforce", "shadow"] {
+        let yaml = format!(
+            "{OPERATED}cache: {{negative_ttl: 1h}}\nmode: {mode}\nshadow_authentication: {}\n",
+            mode == "shadow"
+        );
+        let env = start("  expect: {aud: api}\n", &yaml);
+        let set = |token: &str, claims: Value| env.introspector.set_verdict(token, active(&claims));
+        set("payroll", json!({"aud": "payroll", "jti": "t-1", "client_id": "one"}));
+        set(
+            "early",
+            json!({"aud": "api", "nbf": seconds_from_now(3600.0), "jti": "t-2", "client_id": "two"}),
+        );
+        let ended = json!({"active": false, "jti": "t-3", "client_id": "three"});
+        env.introspector.set_verdict("ended", Verdict::Answer(Answer::json(200, &ended)));
+        let unblocked = if mode == "shadow" { 200 } else { 401 };
+        let mut refused = 0.0;
+        for (token, id, name) in
+            [("payroll", "t-1", "one"), ("early", "t-2", "two"), ("ended", "t-3", "three")]
+        {
+            for body in [json!({ "id": id }), json!({ "name": name })] {
+                assert_eq!(env.status(ITEMS, token), unblocked, "{mode}: {token}");
+                assert_eq!(env.operator("POST", "/tokens/block", &body.to_string()).status, 200);
+                let calls = env.introspector.calls_for(token);
+                for _ in 0..3 {
+                    assert_eq!(env.status(ITEMS, token), 401, "{mode}: {token} after {body}");
+                }
+                assert_eq!(env.introspector.calls_for(token), calls + 1, "once per negative_ttl");
+                refused += 3.0;
+                let metrics = env.gateway.metrics();
+                assert_eq!(metrics.metric("requests_total{reason=\"blocked\"}"), refused, "{mode}: {token}");
+                assert_eq!(env.operator("DELETE", "/tokens/block", &body.to_string()).status, 200);
+            }
+        }
+    }
 }
 
 #[test]

@@ -102,18 +102,20 @@ pub fn check(data: &[u8]) {
             assert!(name.is_none_or(|name| name.len() <= MAX_TEXT && name.chars().count() <= MAX_NAME));
             assert!(verdict.id.len() <= MAX_TEXT);
         }
-        IntrospectionResponse::Inactive(Inactive::UnexpectedClaim(mismatch)) => {
+        IntrospectionResponse::Inactive { why: Inactive::UnexpectedClaim(mismatch), .. } => {
             assert_eq!((active, mismatch.claim), (Some(&Value::Bool(true)), Claim::Audience));
             assert!(expecting && !has_audience && mismatch.found.len() <= 256);
         }
-        IntrospectionResponse::Inactive(Inactive::NotYetValid(from)) => {
+        IntrospectionResponse::Inactive { why: Inactive::NotYetValid(from), .. } => {
             assert_eq!((rfc7662, active), (true, Some(&Value::Bool(true))));
             assert!(from > now && not_before.and_then(Value::as_f64).is_none_or(|from| from > NOW - 1e-3));
         }
-        IntrospectionResponse::Inactive(Inactive::Reported) if rfc7662 => {
+        IntrospectionResponse::Inactive { why: Inactive::Reported, .. } if rfc7662 => {
             assert_eq!(active, Some(&Value::Bool(false)));
         }
-        IntrospectionResponse::Inactive(Inactive::Reported) => assert_eq!(status, StatusCode::UNAUTHORIZED),
+        IntrospectionResponse::Inactive { why: Inactive::Reported, .. } => {
+            assert_eq!(status, StatusCode::UNAUTHORIZED)
+        }
         IntrospectionResponse::NoVerdict(why) => {
             assert!(rfc7662 || status != StatusCode::UNAUTHORIZED);
             assert_eq!(matches!(why, NoVerdict::ClientRefused(_)), why.is_misconfiguration());

@@ -47,7 +47,7 @@ pub(super) fn probe(settings: Settings, token: Option<&GivenToken>) -> Vec<Step>
     let mut steps = vec![Step { name: "backend", outcome: backend(&settings) }];
     let unknown = Introspector::introspect_once(introspection, &unknown_token());
     let has_verdicts =
-        matches!(unknown, Ok(IntrospectionResponse::Active(_) | IntrospectionResponse::Inactive(_)));
+        matches!(unknown, Ok(IntrospectionResponse::Active(_) | IntrospectionResponse::Inactive { .. }));
     steps.push(Step { name: "unknown token", outcome: advice::unknown_token(introspection, unknown) });
 
     let mut abilities = None;

@@ -10,9 +10,10 @@ use crate::policy::bearer::Token;
 use crate::policy::expected_claims::ExpectedClaims;
 use crate::sanitize::sanitize;
 use crate::tokens::blocklist::BlockList;
-use crate::tokens::hash::TokenHash;
+use crate::tokens::hash::TokenHashes;
 use crate::tokens::introspection::{Inactive, IntrospectionResponse, Mismatch, NoVerdict};
 use crate::tokens::introspector::Introspector;
+use crate::tokens::revocation::Subject;
 use crate::tokens::verdict::Verdict;
 
 /// What the gateway finds about a token. Blocks that were made while a gateway runs are not known here.
@@ -21,7 +22,8 @@ pub(super) enum TokenState {
     Active(Verdict),
     /// Its own expiry has passed.
     Expired(Verdict),
-    /// `blocked` names the token. `None` if its text shows that, so that it is not introspected.
+    /// `blocked` names the token. `None` if it is not active, or its text shows that, so that it is not
+    /// introspected.
     Blocked(Option<Verdict>),
     /// The introspector reports that it is not active, or its answer counts as that.
     Inactive(Inactive),
@@ -45,10 +47,14 @@ impl TokenState {
         if blocks.blocks_text(token.secret(), shows_id, Timestamp::now()) {
             return Ok(Self::Blocked(None));
         }
-        let secret = TokenHash::of_secret(token.secret());
+        let TokenHashes { token: hash, secret } = TokenHashes::of(token.secret());
+        let is_blocked = |id: &str, name: Option<&str>| {
+            let subject = Subject { hash: &hash, secret: Some(&secret), id: Some(id), name };
+            blocks.blocks_token(subject, Timestamp::now())
+        };
         Ok(match Introspector::introspect_once(introspection, token.secret())? {
             IntrospectionResponse::Active(verdict) => {
-                if blocks.blocks_verdict(&verdict, &secret, Timestamp::now()) {
+                if is_blocked(&verdict.id, verdict.name.as_deref()) {
                     Self::Blocked(Some(verdict))
                 } else if verdict.has_expired(SystemTime::now()) {
                     Self::Expired(verdict)
@@ -56,7 +62,10 @@ impl TokenState {
                     Self::Active(verdict)
                 }
             }
-            IntrospectionResponse::Inactive(why) => Self::Inactive(why),
+            IntrospectionResponse::Inactive { id, name, .. } if is_blocked(&id, name.as_deref()) => {
+                Self::Blocked(None)
+            }
+            IntrospectionResponse::Inactive { why, .. } => Self::Inactive(why),
             IntrospectionResponse::NoVerdict(why) => Self::NoVerdict(why),
         })
     }

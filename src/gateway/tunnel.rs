@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
@@ -17,7 +18,7 @@ use crate::client::pool::Upgraded;
 use crate::downstream::Downstream;
 use crate::downstream::state::Shutdown;
 use crate::limits::tunnels::TunnelGuard;
-use crate::policy::bearer::KeptToken;
+use crate::policy::bearer::{KeptToken, Token};
 use crate::policy::decision::{self, NextStep, RouteInputs};
 use crate::policy::network::{ClientAddress, NetworkRule};
 use crate::policy::path::CanonicalPath;
@@ -42,24 +43,61 @@ pub(super) struct UpgradeRequest {
     client: ClientAddress,
     /// The query, which may contain credentials; `None` without one.
     query: Option<Zeroizing<String>>,
-    /// The token and its latest verdict; `None` on a public route.
-    pub(super) token: Option<(KeptToken, Rc<CachedToken>)>,
+    /// `None` on a public route, and if shadow mode has forwarded a request without one.
+    token: Option<TunnelToken>,
+    /// Whether shadow mode has forwarded an Authorization field in which the backend may read a token that the gateway does
+    /// not.
+    is_unreadable: bool,
     /// Counts the tunnel.
     _counted: Box<TunnelGuard>,
 }
 
+/// The token of a tunnel.
+struct TunnelToken {
+    kept: KeptToken,
+    /// The latest active verdict; `None` if shadow mode has forwarded an inactive token.
+    verdict: Option<Rc<CachedToken>>,
+    /// The number of additions to the block list before the latest decision. Until the first one it is 0, so that a block
+    /// during the handshake is found.
+    block_additions: u64,
+}
+
+impl TunnelToken {
+    fn new(authorization: &HeaderValue, verdict: Option<&Rc<CachedToken>>) -> Self {
+        Self { kept: KeptToken::new(authorization), verdict: verdict.map(Rc::clone), block_additions: 0 }
+    }
+}
+
 impl UpgradeRequest {
     pub(super) fn new(
-        (target, client): (&Target<'_>, ClientAddress),
+        gateway: &Gateway,
+        (fields, target, client): (&HeaderMap, &Target<'_>, ClientAddress),
         caller: &Caller,
         counted: Box<TunnelGuard>,
     ) -> Self {
         let token = match caller {
-            Caller::Token(cached, authorization) => Some((KeptToken::new(authorization), Rc::clone(cached))),
-            Caller::Public | Caller::Unauthenticated(_) => None,
+            Caller::Public => None,
+            Caller::Token(cached, authorization) => Some(TunnelToken::new(authorization, Some(cached))),
+            Caller::Unauthenticated(_) => {
+                let token = Token::from_fields(fields, gateway.settings.limits.token_bytes);
+                token.ok().map(|token| TunnelToken::new(&token.authorization(), None))
+            }
         };
-        let query = target.query.map(|query| Zeroizing::new(query.to_owned()));
-        Self { path: target.path.clone().into_owned(), client, query, token, _counted: counted }
+        let has_credentials =
+            matches!(caller, Caller::Unauthenticated(_)) && fields.contains_key(AUTHORIZATION);
+        Self {
+            path: target.path.clone().into_owned(),
+            client,
+            query: target.query.map(|query| Zeroizing::new(query.to_owned())),
+            is_unreadable: has_credentials && token.is_none(),
+            token,
+            _counted: counted,
+        }
+    }
+
+    /// The latest active verdict of its token.
+    fn verdict(&self) -> Option<&Rc<CachedToken>> {
+        self.token.as_ref()?.verdict.as_ref()
     }
 
     /// The inputs of its route's options. A request for a tunnel has no body.
@@ -158,7 +196,7 @@ impl Tunnel {
                 let reason = refusal.reason();
                 record.note_cause(&refusal);
                 // The verdict that refuses it is newer than that of the request.
-                if let Some((_, cached)) = &upgrade.token {
+                if let Some(cached) = upgrade.verdict() {
                     record.token = Some(Rc::clone(cached));
                 }
                 tracing::info!(
@@ -178,7 +216,7 @@ impl Gateway {
         let map = &self.settings.abilities;
         // A reload may have changed the map.
         map.check_path(&upgrade.path)?;
-        let UpgradeRequest { path, client, query, token, .. } = upgrade;
+        let UpgradeRequest { path, client, query, token, is_unreadable, .. } = upgrade;
         let inputs = RouteInputs::of(query.as_ref().map(|query| query.as_str()), *client);
         let routed = decision::route(map, &Method::GET, path, inputs);
         let enforce_unless_shadowed = |refusal| self.enforce_unless_shadowed(routed, refusal);
@@ -205,15 +243,21 @@ impl Gateway {
                 }
             }
         };
-        let Ok((token, cached)) = token else { return Ok(()) };
+        let Ok(TunnelToken { kept, verdict, block_additions }) = token else {
+            // As for a new request.
+            let may_be_blocked = *is_unreadable && self.lookup.has_blocks();
+            return if may_be_blocked { Err(Refusal::MalformedToken) } else { Ok(()) };
+        };
+        // Read before the lookup: a token that is blocked afterwards is looked up again.
+        *block_additions = self.lookup.block_additions();
         let mut stats = LookupStats::default();
         let introspected_since = needs_verdict.and_then(|it| self.oldest_introspection(&it, now, PAUSE));
-        let request = LookupRequest { token: token.token(), now, introspected_since, trace: None };
+        let request = LookupRequest { token: kept.token(), now, introspected_since, trace: None };
         // Not a request: its failures are limited by the number of tunnels.
-        match self.lookup.verdict(&request, None, &mut stats).await {
-            Ok(newer) => *cached = newer,
+        let cached = match self.lookup.verdict(&request, None, &mut stats).await {
+            Ok(newer) => verdict.insert(newer),
             Err(refusal) => return enforce_unless_shadowed(refusal),
-        }
+        };
         if let Some(needs_verdict) = needs_verdict {
             let needs = (needs_verdict, &*client);
             match self.authorize_or_reintrospect(&request, cached, needs, &mut stats).await {
@@ -247,7 +291,7 @@ async fn watch(
         } else if now.duration_since(last_moved) >= idle_timeout {
             return TunnelEnd::Idle;
         }
-        if let Some((_, cached)) = &upgrade.token
+        if let Some(cached) = upgrade.verdict()
             && decided_by.lookup().was_named_in_revocation(cached)
         {
             return TunnelEnd::of_revoked(&decided_by, cached);
@@ -256,7 +300,7 @@ async fn watch(
         if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, upgrade, now) {
             continue;
         }
-        let before = upgrade.token.as_ref().map(|(_, cached)| Rc::clone(cached));
+        let before = upgrade.verdict().map(Rc::clone);
         let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(upgrade, now)).await;
         // Also during the decision: the new verdict may be younger than the revocation.
         if let Some(cached) = before.filter(|cached| gateway.lookup().was_named_in_revocation(cached)) {
@@ -271,14 +315,20 @@ async fn watch(
 
 /// Whether a new decision by the same gateway would have the same result.
 fn is_settled(gateway: &Gateway, upgrade: &UpgradeRequest, now: Instant) -> bool {
-    upgrade.token.as_ref().is_none_or(|(_, cached)| {
-        let map = &gateway.settings.abilities;
-        let routed = decision::route(map, &Method::GET, &upgrade.path, upgrade.route_inputs());
-        let introspected_since = routed
-            .with_any_token()
-            .and_then(|needs_verdict| gateway.oldest_introspection(&needs_verdict, now, PAUSE));
-        cached.is_introspected_since(introspected_since) && gateway.lookup().is_fresh(cached, now)
-    })
+    match &upgrade.token {
+        None => !upgrade.is_unreadable || !gateway.lookup().has_blocks(),
+        Some(TunnelToken { verdict: None, block_additions, .. }) => {
+            *block_additions == gateway.lookup().block_additions()
+        }
+        Some(TunnelToken { verdict: Some(cached), .. }) => {
+            let map = &gateway.settings.abilities;
+            let routed = decision::route(map, &Method::GET, &upgrade.path, upgrade.route_inputs());
+            let introspected_since = routed
+                .with_any_token()
+                .and_then(|needs_verdict| gateway.oldest_introspection(&needs_verdict, now, PAUSE));
+            cached.is_introspected_since(introspected_since) && gateway.lookup().is_fresh(cached, now)
+        }
+    }
 }
 
 /// Ready when the sweep has found that the client does not read. A drain does not end a tunnel before `drain_timeout`.

@@ -19,8 +19,7 @@ use jiff::Timestamp;
 
 use self::record::{Block, BlockRecord, BlockSource, BlockSubject, BlockVersion};
 use super::hash::TokenHash;
-use super::revocation::sanctum_id;
-use super::verdict::Verdict;
+use super::revocation::{Subject, sanctum_id};
 use crate::config::settings;
 
 /// Largest number of blocks, without those of the configuration.
@@ -68,6 +67,8 @@ pub struct BlockList {
     has_blocks: AtomicBool,
     /// Incremented when tokens may no longer be blocked.
     removals: AtomicU64,
+    /// Incremented when more tokens are blocked.
+    additions: AtomicU64,
     /// Identifies this process in versions.
     process: u64,
 }
@@ -171,6 +172,11 @@ impl BlockList {
         self.removals.load(Ordering::Acquire)
     }
 
+    /// Incremented when more tokens are blocked: what was found inactive for another reason before is looked up again.
+    pub fn additions(&self) -> u64 {
+        self.additions.load(Ordering::Acquire)
+    }
+
     /// Whether the text of a token shows that it is blocked, so that no introspection is needed. `shows_id` says that the
     /// text before its `|` is its id, as in Sanctum's tokens.
     pub fn blocks_text(&self, token: &str, shows_id: bool, now: Timestamp) -> bool {
@@ -183,16 +189,16 @@ impl BlockList {
             || state.blocks(&BlockSubject::Token(TokenHash::of_secret(token)), now)
     }
 
-    /// Whether an introspected token is blocked. `secret` is [the hash of its secret](TokenHash::of_secret).
-    pub fn blocks_verdict(&self, verdict: &Verdict, secret: &TokenHash, now: Timestamp) -> bool {
+    /// Whether a token is blocked, by what is known of it.
+    pub fn blocks_token(&self, token: Subject<'_>, now: Timestamp) -> bool {
         if self.is_empty() {
             return false;
         }
         let state = self.read();
         let blocks = |subject: Option<BlockSubject>| subject.is_some_and(|it| state.blocks(&it, now));
-        blocks(Some(BlockSubject::Token(*secret)))
-            || blocks(BlockSubject::of_id(&verdict.id))
-            || blocks(verdict.name.as_deref().and_then(BlockSubject::of_name))
+        blocks(token.secret.map(|secret| BlockSubject::Token(*secret)))
+            || blocks(token.id.and_then(BlockSubject::of_id))
+            || blocks(token.name.and_then(BlockSubject::of_name))
     }
 
     /// Blocks tokens. An earlier block of the same tokens is replaced.
@@ -213,7 +219,7 @@ impl BlockList {
             // The new block may end earlier.
             self.removals.fetch_add(1, Ordering::AcqRel);
         }
-        self.has_blocks.store(true, Ordering::Release);
+        self.note_addition();
         Ok(record)
     }
 
@@ -285,7 +291,7 @@ impl BlockList {
         }
         let before = state.replace(record);
         if is_block {
-            self.has_blocks.store(true, Ordering::Release);
+            self.note_addition();
             if before.is_some() {
                 self.removals.fetch_add(1, Ordering::AcqRel);
             }
@@ -303,9 +309,13 @@ impl BlockList {
             settings.names.iter().filter_map(|name| Some((BlockSubject::of_name(name)?, Some(name.clone()))));
         let next: HashMap<BlockSubject, Option<Box<str>>> = ids.chain(names).collect();
         let mut state = self.write();
-        let added = next.keys().filter(|subject| !state.configured.contains_key(subject)).cloned().collect();
+        let is_new = |subject: &&BlockSubject| !state.configured.contains_key(subject);
+        let added: Vec<BlockSubject> = next.keys().filter(is_new).cloned().collect();
         state.configured = next;
         self.note_removal(&state);
+        if !added.is_empty() {
+            self.note_addition();
+        }
         added
     }
 
@@ -371,6 +381,12 @@ impl BlockList {
     fn next_version(&self, state: &State, subject: &BlockSubject, now: Timestamp) -> BlockVersion {
         let known = state.records.get(subject).map(|stored| stored.version.at.saturating_add(1));
         BlockVersion { at: milliseconds(now).max(known.unwrap_or_default()), by: self.process }
+    }
+
+    /// After the addition itself, and under its lock: a lookup that sees the new number also finds the block.
+    fn note_addition(&self) {
+        self.has_blocks.store(true, Ordering::Release);
+        self.additions.fetch_add(1, Ordering::AcqRel);
     }
 
     /// After the removal itself: a lookup that sees the new number also sees that the block is gone.

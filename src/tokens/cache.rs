@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 pub use self::entry::{CacheEntry, Freshness};
 pub use self::in_flight::{Completed, InFlight, IntrospectionResult, Join, Publisher};
+use self::inactive::InactiveEntry;
+pub use self::inactive::Inactivity;
 use self::spellings::Spellings;
 use super::blocklist::BlockList;
 use super::clock::{ClockWatch, Reading, TOLERANCE};
@@ -24,10 +26,10 @@ use super::hash::{TokenHash, TokenHashes};
 use super::revocation::{Revocation, Revocations, Subject};
 use super::verdict::Verdict;
 use crate::config::settings;
-use crate::policy::expected_claims::Claim;
 
 mod entry;
 mod in_flight;
+mod inactive;
 mod spellings;
 
 /// Memory of an inactive entry, in bytes.
@@ -39,33 +41,6 @@ const FEEDBACK_BYTES: u64 = 288;
 /// Time for which an entry is kept after it was fresh, so that the limiter of introspections knows its token. It serves
 /// no request in that time, except under `stale_if_error`.
 const KEPT_WHEN_OUTDATED: Duration = Duration::from_secs(600);
-
-/// Why a token is not active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inactivity {
-    /// Unknown or revoked.
-    Inactive,
-    /// Past its own expiry.
-    Expired,
-    /// Before its own `nbf`.
-    NotYetValid,
-    /// Issued for another service, by another issuer, or to another client.
-    UnexpectedClaim(Claim),
-    /// On the block list, whatever introspection said.
-    Blocked,
-}
-
-/// A token that is not active.
-#[derive(Clone, Copy, Debug)]
-struct InactiveEntry {
-    why: Inactivity,
-    /// The generation at which its introspection began.
-    generation: u64,
-    /// When the token becomes valid by its `nbf`, and so the end of this entry.
-    valid_from: Option<SystemTime>,
-    /// The number of [removals](BlockList::removals) from the block list before it had the token; 0 for other reasons.
-    removals: u64,
-}
 
 /// An event that casts doubt on a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -250,18 +225,6 @@ impl TokenCache {
         self.active.get(hash)
     }
 
-    /// Whether it was found less than `negative_ttl` ago that the token is not active, and why.
-    pub fn inactive(&self, hash: &TokenHash) -> Option<Inactivity> {
-        let InactiveEntry { why, generation, valid_from, removals } = self.inactive.get(hash)?;
-        if valid_from.is_some_and(|valid_from| valid_from <= SystemTime::now())
-            || why == Inactivity::Blocked && removals != self.blocks.removals()
-        {
-            return None;
-        }
-        let subject = Subject { hash, secret: None, id: None, name: None };
-        (!self.revocations.is_revoked_since(generation, subject)).then_some(why)
-    }
-
     /// Whether `feedback` on the token with this id is to be acted upon: once per `negative_ttl`, however it is spelled.
     pub fn claim_feedback(&self, id: &str, feedback: Feedback) -> bool {
         self.feedback.entry((TokenHash::of(id), feedback)).or_insert(()).is_fresh()
@@ -365,22 +328,22 @@ impl TokenCache {
         now: Instant,
         wall: SystemTime,
     ) -> IntrospectionResult {
-        let hash = token.token;
-        // Read before the list: a token that is unblocked meanwhile is looked up again. A block that is added after this
-        // also raises the generation.
-        let removals = self.blocks.removals();
-        if self.is_blocked(&verdict, &token.secret) {
-            return self.insert_inactive(
-                hash,
-                InactiveEntry { why: Inactivity::Blocked, generation, valid_from: None, removals },
-            );
+        let TokenHashes { token: hash, secret } = &token;
+        let (id, name) = (Some(&*verdict.id), verdict.name.as_deref());
+        let subject = Subject { hash, secret: Some(secret), id, name };
+        // A block that is added after this also raises the generation.
+        if let Some(blocked) = self.blocked_entry(subject, generation) {
+            return IntrospectionResult::Inactive(self.insert_inactive(hash, blocked));
         }
         let expires = match verdict.expires_at {
             None => None,
             Some(at) => match at.duration_since(wall) {
                 Ok(left) if !left.is_zero() => now.checked_add(left),
                 // An expired token is cached like any inactive one.
-                _ => return self.store_inactive(hash, Inactivity::Expired, generation),
+                _ => {
+                    let why = self.store_inactive(subject, Inactivity::Expired, generation);
+                    return IntrospectionResult::Inactive(why);
+                }
             },
         };
         let mut verdict = verdict;
@@ -390,7 +353,7 @@ impl TokenCache {
         let fresh_until = introspected_at + jittered(self.settings.ttl);
         let entry =
             Arc::new(CacheEntry::new(token, verdict, generation, introspected_at, fresh_until, expires));
-        self.inactive.invalidate(&hash);
+        self.inactive.invalidate(&entry.hash);
         self.insert(&entry);
         IntrospectionResult::Active(entry)
     }
@@ -416,39 +379,14 @@ impl TokenCache {
         (adjustment > TOLERANCE).then_some(adjustment)
     }
 
-    /// Stores that a token is not active, by an introspection that began at `generation`.
-    pub fn store_inactive(&self, hash: TokenHash, why: Inactivity, generation: u64) -> IntrospectionResult {
-        self.insert_inactive(hash, InactiveEntry { why, generation, valid_from: None, removals: 0 })
-    }
-
-    /// Stores that a token is not valid before `valid_from`, by an introspection that began at `generation`.
-    pub fn store_not_yet_valid(
-        &self,
-        hash: TokenHash,
-        valid_from: SystemTime,
-        generation: u64,
-    ) -> IntrospectionResult {
-        let why = Inactivity::NotYetValid;
-        self.insert_inactive(
-            hash,
-            InactiveEntry { why, generation, valid_from: Some(valid_from), removals: 0 },
-        )
-    }
-
-    fn insert_inactive(&self, hash: TokenHash, entry: InactiveEntry) -> IntrospectionResult {
-        self.forget_entry(&hash);
-        self.inactive.insert(hash, entry);
-        IntrospectionResult::Inactive(entry.why)
-    }
-
-    /// Whether the block list has the token with this verdict.
-    fn is_blocked(&self, verdict: &Verdict, secret: &TokenHash) -> bool {
-        !self.blocks.is_empty() && self.blocks.blocks_verdict(verdict, secret, Timestamp::now())
+    /// Whether the block list has a token, by what is known of it.
+    fn is_blocked(&self, token: Subject<'_>) -> bool {
+        !self.blocks.is_empty() && self.blocks.blocks_token(token, Timestamp::now())
     }
 
     /// Whether the block list has the token of `entry`.
     pub fn blocks_entry(&self, entry: &CacheEntry) -> bool {
-        self.is_blocked(&entry.verdict, &entry.secret)
+        self.is_blocked(entry.subject())
     }
 
     /// Forgets the verdict of one spelling of a token, also in a successor.

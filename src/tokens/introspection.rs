@@ -52,7 +52,14 @@ pub enum IntrospectionResponse {
     /// The token is active. The caller must check whether it has expired.
     Active(Verdict),
     /// The token is not active, or must be treated so.
-    Inactive(Inactive),
+    Inactive {
+        /// The reason.
+        why: Inactive,
+        /// As [`Verdict::id`].
+        id: Arc<str>,
+        /// As [`Verdict::name`], if the response has it.
+        name: Option<Arc<str>>,
+    },
     /// The introspection failed: a 503, never a 401 or an allowed request.
     NoVerdict(NoVerdict),
 }
@@ -343,54 +350,44 @@ pub fn read(
     now: SystemTime,
 ) -> IntrospectionResponse {
     let status = response.status;
-    let verdict = match (&settings.style, status) {
+    let read = match (&settings.style, status) {
         (_, StatusCode::OK) if response.is_signed() => Err(NoVerdict::Signed),
-        (_, StatusCode::OK) => active(settings, response.body, token_hash, now),
-        (IntrospectionStyle::Bearer, StatusCode::UNAUTHORIZED) => Ok(Err(Inactive::Reported)),
+        (_, StatusCode::OK) => read_body(settings, response.body, token_hash, now),
+        (IntrospectionStyle::Bearer, StatusCode::UNAUTHORIZED) => Ok(IntrospectionResponse::Inactive {
+            why: Inactive::Reported,
+            id: hex::encode(token_hash).into(),
+            name: None,
+        }),
         (IntrospectionStyle::Rfc7662 { .. }, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             Err(NoVerdict::ClientRefused(status))
         }
         _ if status.is_redirection() => Err(NoVerdict::Redirect(status)),
         _ => Err(NoVerdict::Status(status)),
     };
-    match verdict {
-        Ok(Ok(verdict)) => IntrospectionResponse::Active(verdict),
-        Ok(Err(why)) => IntrospectionResponse::Inactive(why),
-        Err(reason) => IntrospectionResponse::NoVerdict(reason),
-    }
+    read.unwrap_or_else(IntrospectionResponse::NoVerdict)
 }
 
-/// The verdict in the body of a 200, or why the token is inactive.
-fn active(
+/// Reads the body of a 200.
+fn read_body(
     settings: &Introspection,
     body: &[u8],
     token_hash: &[u8; 32],
     now: SystemTime,
-) -> Result<Result<Verdict, Inactive>, NoVerdict> {
+) -> Result<IntrospectionResponse, NoVerdict> {
     if body.len() > MAX_ANSWER {
         return Err(NoVerdict::TooLarge);
     }
     let answer: Value = serde_json::from_slice(body)?;
-    if matches!(settings.style, IntrospectionStyle::Rfc7662 { .. }) {
-        match answer.get("active") {
-            Some(Value::Bool(true)) => {}
-            Some(Value::Bool(false)) => return Ok(Err(Inactive::Reported)),
-            other => return Err(NoVerdict::ActiveNotBoolean(Found::of(other))),
-        }
-        // Before anything else is read: the response about a token for another service may have none of it.
-        if let Some(mismatch) = expected::find_mismatch(&settings.expect, &answer) {
-            return Ok(Err(Inactive::UnexpectedClaim(mismatch)));
-        }
-        if let Some(from) = optional_time(answer.get("nbf"), NoVerdict::NotBefore)?.filter(|from| *from > now)
-        {
-            return Ok(Err(Inactive::NotYetValid(from)));
-        }
-    }
     let pointers = &settings.response;
+    let id = pointers.id.find(&answer).and_then(identifier).unwrap_or_else(|| hex::encode(token_hash).into());
+    let name = pointers.name.find(&answer).and_then(text);
+    if let Some(why) = find_inactivity(settings, &answer, now)? {
+        return Ok(IntrospectionResponse::Inactive { why, id, name });
+    }
     let optional = |pointer: &Option<JsonPointer>| pointer.as_ref().and_then(|pointer| pointer.find(&answer));
     let verdict = Verdict {
-        id: pointers.id.find(&answer).and_then(identifier).unwrap_or_else(|| hex::encode(token_hash).into()),
-        name: pointers.name.find(&answer).and_then(text),
+        id,
+        name,
         abilities: abilities(pointers.abilities.find(&answer))?,
         expires_at: optional_time(pointers.expires_at.find(&answer), NoVerdict::Expiry)?,
         context: optional(&pointers.context).and_then(text),
@@ -399,7 +396,29 @@ fn active(
         allowed_from: networks(optional(&pointers.allowed_from))?,
     };
     check_lengths(&verdict)?;
-    Ok(Ok(verdict))
+    Ok(IntrospectionResponse::Active(verdict))
+}
+
+/// Why the token is inactive by RFC 7662; `None` if it is active, and in `bearer` style. Needs none of the fields of a
+/// verdict: the response about a token for another service may lack them.
+fn find_inactivity(
+    settings: &Introspection,
+    answer: &Value,
+    now: SystemTime,
+) -> Result<Option<Inactive>, NoVerdict> {
+    if matches!(settings.style, IntrospectionStyle::Bearer) {
+        return Ok(None);
+    }
+    match answer.get("active") {
+        Some(Value::Bool(true)) => {}
+        Some(Value::Bool(false)) => return Ok(Some(Inactive::Reported)),
+        other => return Err(NoVerdict::ActiveNotBoolean(Found::of(other))),
+    }
+    if let Some(mismatch) = expected::find_mismatch(&settings.expect, answer) {
+        return Ok(Some(Inactive::UnexpectedClaim(mismatch)));
+    }
+    let from = optional_time(answer.get("nbf"), NoVerdict::NotBefore)?;
+    Ok(from.filter(|from| *from > now).map(Inactive::NotYetValid))
 }
 
 /// Rejects texts that are too long to be stored for each token. A truncated id or name could be that of another token.

@@ -160,7 +160,7 @@ fn describe(
     }
     let outcome = match answer {
         IntrospectionResponse::Active(_) => IntrospectionOutcome::Active,
-        IntrospectionResponse::Inactive(_) => IntrospectionOutcome::Inactive,
+        IntrospectionResponse::Inactive { .. } => IntrospectionOutcome::Inactive,
         IntrospectionResponse::NoVerdict(why) => {
             match status.filter(|status| *status != StatusCode::OK) {
                 Some(status) => span.fail(status.as_str().to_owned()),

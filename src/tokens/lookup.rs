@@ -296,6 +296,11 @@ impl Lookup {
         !self.shared.cache.blocks().is_empty()
     }
 
+    /// The number of [additions](super::blocklist::BlockList::additions) to the block list.
+    pub fn block_additions(&self) -> u64 {
+        self.shared.cache.blocks().additions()
+    }
+
     /// Whether the text of a token shows that it is blocked. In `bearer` style the tokens are Sanctum's, which begin
     /// with their id.
     fn blocks_text(&self, token: &str) -> bool {
@@ -389,10 +394,10 @@ impl Lookup {
                 }
                 return Ok(cached);
             }
-            Some((_, Freshness::Expired)) => {
-                cache.store_inactive(hash, Inactivity::Expired, generation);
+            Some((entry, Freshness::Expired)) => {
+                let why = cache.store_inactive(entry.subject(), Inactivity::Expired, generation);
                 self.count(LookupResult::NegativeHit, stats);
-                return Err(failed(client, Refusal::ExpiredToken));
+                return Err(failed(client, refusal(why)));
             }
             Some((entry, Freshness::Stale)) => {
                 if entry.failed_within(OUTAGE_PAUSE, now) {
@@ -404,15 +409,17 @@ impl Lookup {
             Some((entry, Freshness::Outdated)) => Some(entry),
             Some((_, Freshness::Evicted)) | None => None,
         };
-        if fallback.is_none()
-            && let Some(why) = cache.inactive(&hash)
-        {
+        // Blocks first: shadow mode may forward inactive tokens, and no blocked ones.
+        let why = if self.blocks_text(token.secret()) {
+            Some(Inactivity::Blocked)
+        } else if fallback.is_none() {
+            cache.inactive(&hash)
+        } else {
+            None
+        };
+        if let Some(why) = why {
             self.count(LookupResult::NegativeHit, stats);
             return Err(failed(client, refusal(why)));
-        }
-        if self.blocks_text(token.secret()) {
-            self.count(LookupResult::NegativeHit, stats);
-            return Err(failed(client, Refusal::Blocked));
         }
         let id = fallback.as_ref().map(|entry| &entry.verdict.id);
         let client = client.filter(|_| fallback.is_none());

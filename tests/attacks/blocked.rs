@@ -1,6 +1,7 @@
 //! Blocked tokens in every spelling.
 
 use super::{Arrives, Case, READER, Refused, UNKNOWN, USER, WRITER, bare, by, case, target};
+use crate::support::http2::Http2Client;
 use crate::support::{OPERATED, TestEnv, Verdict};
 
 /// The name of a blocked token.
@@ -95,4 +96,39 @@ fn shadow_mode_forwards_no_blocked_token() {
         let unmapped = env.gateway.get("/api/v2/nowhere", Some(USER));
         assert_eq!(unmapped.status, 401, "{yaml}");
     }
+}
+
+/// A block also refuses tokens that the gateway has found to be inactive before, whose verdict it keeps.
+#[test]
+fn shadow_mode_forwards_no_inactive_token_that_is_blocked() {
+    const ITEMS: &str = "/api/v2/items";
+    let yaml = "cache: {negative_ttl: 1h}\nlisten:\n  h2c: true\nmode: shadow\nshadow_authentication: true\n";
+    let env = target(|builder| builder.yaml(&format!("{OPERATED}{yaml}")));
+    let expired =
+        |id: u32, name: &str| Verdict::active(&["*"]).named(id, name).expiring("2001-01-01T00:00:00Z");
+    env.introspector.set_verdict("Secret0Expired", expired(21, "expired"));
+    env.introspector.set_verdict("22|Secret0Expired2", expired(22, "till 1"));
+    for (token, body) in [
+        ("9|Secret0Unknown9", r#"{"id":"9"}"#),
+        ("0010|Secret0Unknown10", r#"{"id":"10"}"#),
+        ("11|Secret0Unknown11", r#"{"token":"11|Secret0Unknown11"}"#),
+        ("Secret0Unknown12", r#"{"token":"12|Secret0Unknown12"}"#),
+        ("Secret0Expired", r#"{"id":"21"}"#),
+        ("22|Secret0Expired2", r#"{"name":"till 1"}"#),
+    ] {
+        let statuses = || {
+            let over_http2 = Http2Client::connect(env.gateway.address()).get(ITEMS, Some(token)).status;
+            [env.status(ITEMS, token), over_http2]
+        };
+        assert_eq!(statuses(), [200; 2], "{token}: inactive, and forwarded");
+        assert_eq!(env.operator("POST", "/tokens/block", body).status, 200);
+        let arrived = env.backend.take_requests().len();
+        assert_eq!((arrived, statuses(), statuses()), (2, [401; 2], [401; 2]), "{token} after {body}");
+        assert!(env.backend.take_requests().is_empty(), "{token} after {body}");
+        assert_eq!(env.operator("DELETE", "/tokens/block", body).status, 200);
+        assert_eq!(statuses(), [200; 2], "{token} without the block");
+        env.backend.forget_requests();
+    }
+    let metrics = env.gateway.metrics();
+    assert_eq!(metrics.metric("requests_total{status=\"401\",reason=\"blocked\"}"), 24.0);
 }

@@ -147,6 +147,46 @@ fn block_closes_the_tunnels_of_a_token() {
     closes_within_5_s(&mut configured, &mut backend, "configured");
 }
 
+/// Shadow mode opens tunnels without an active token. Those of other tokens stay open.
+#[test]
+fn block_closes_the_tunnels_of_an_inactive_token_in_shadow_mode() {
+    let yaml = "mode: shadow\nshadow_authentication: true\ncache: {ttl: 1h, negative_ttl: 1h}\n\
+                admin:\n  token: an-operators-token\n";
+    let mut env = start(yaml);
+    let expired = Verdict::active(&["*"]).named("expired-id", "till").expiring("2001-01-01T00:00:00Z");
+    env.introspector.set_verdict("expired", expired);
+    let mut kept = [None, Some("8|other")]
+        .map(|token| (token, env.tunnel("/events", token), env.tunnel("/nowhere", token)));
+    for (token, body, reason) in [
+        ("9|unknown", r#"{"id":"9"}"#, "blocked"),
+        ("9|unknown", r#"{"token":"9|unknown"}"#, "blocked"),
+        ("expired", r#"{"id":"expired-id"}"#, "blocked"),
+        ("expired", r#"{"name":"till"}"#, "blocked"),
+        // It may contain a blocked token.
+        ("8|other, Bearer 9|unknown", r#"{"id":"9"}"#, "malformed_token"),
+    ] {
+        let mut tunnels = ["/events", "/nowhere"].map(|target| env.tunnel(target, Some(token)));
+        for (client, backend) in &mut tunnels {
+            assert_tunnel_works(client, backend);
+        }
+        let closed = format!("requests_total{{status=\"101\",reason=\"{reason}\"}}");
+        let before = env.gateway.metrics().metric(&closed);
+        assert_eq!(env.operator("POST", "/tokens/block", body).status, 200);
+        for (client, backend) in &mut tunnels {
+            closes_within_5_s(client, backend, body);
+        }
+        env.gateway.wait_for_metric(&closed, before + 2.0);
+        assert_eq!(env.status("/events", token), 401, "{body}");
+        for (token, on_route, on_none) in &mut kept {
+            for (client, backend) in [on_route, on_none] {
+                assert_tunnel_works(client, backend);
+                assert!(env.introspector.calls_for(token.unwrap_or("none")) <= 10);
+            }
+        }
+        assert_eq!(env.operator("DELETE", "/tokens/block", body).status, 200);
+    }
+}
+
 /// A verdict introspected before a revocation does not override it, even if it arrives during reauthorization.
 #[test]
 fn revocation_during_introspection_closes_the_tunnel() {

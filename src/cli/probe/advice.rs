@@ -74,7 +74,7 @@ pub(super) fn unknown_token(
     answer: Result<IntrospectionResponse, Box<dyn Error>>,
 ) -> Outcome {
     match answer {
-        Ok(IntrospectionResponse::Inactive(Inactive::Reported)) => {
+        Ok(IntrospectionResponse::Inactive { why: Inactive::Reported, .. }) => {
             let answer = match settings.style {
                 IntrospectionStyle::Bearer => "with 401",
                 IntrospectionStyle::Rfc7662 { .. } => "that it is inactive",
@@ -84,7 +84,10 @@ pub(super) fn unknown_token(
         // A claim of a token that does not exist was compared, so the introspector called it active.
         Ok(
             IntrospectionResponse::Active(_)
-            | IntrospectionResponse::Inactive(Inactive::NotYetValid(_) | Inactive::UnexpectedClaim(_)),
+            | IntrospectionResponse::Inactive {
+                why: Inactive::NotYetValid(_) | Inactive::UnexpectedClaim(_),
+                ..
+            },
         ) => failed(
             settings,
             "the introspector calls a token active that does not exist",

@@ -1,9 +1,6 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::ability::Abilities;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -13,17 +10,9 @@ fn until(end: Option<Timestamp>) -> Block {
     Block { name: None, until: end, reason: None, created_at: at(0), source: BlockSource::Admin }
 }
 
-fn verdict(id: &str, name: Option<&str>) -> Verdict {
-    Verdict {
-        id: id.into(),
-        name: name.map(Arc::from),
-        abilities: Abilities::default(),
-        expires_at: None,
-        context: None,
-        created_at: None,
-        workspace_id: None,
-        allowed_from: None,
-    }
+/// A token of which all is known.
+fn known<'a>(id: &'a str, name: Option<&'a str>, secret: &'a TokenHash) -> Subject<'a> {
+    Subject { hash: secret, secret: Some(secret), id: Some(id), name }
 }
 
 fn id(id: &str) -> BlockSubject {
@@ -64,11 +53,7 @@ fn block_refuses_exactly_its_tokens() {
         list.block(subject.clone().unwrap(), until(None), at(0)).unwrap();
         for ((token, id, name), expected) in tokens.iter().zip(expected) {
             let secret = TokenHash::of_secret(token);
-            assert_eq!(
-                list.blocks_verdict(&verdict(id, *name), &secret, at(0)),
-                expected,
-                "{subject:?}: {token}"
-            );
+            assert_eq!(list.blocks_token(known(id, *name, &secret), at(0)), expected, "{subject:?}: {token}");
         }
     }
 }
@@ -112,6 +97,28 @@ fn block_ends_by_itself() {
 }
 
 #[test]
+fn additions_and_removals_are_counted() {
+    let list = list();
+    let counts = || (list.additions(), list.removals());
+    assert_eq!(counts(), (0, 0));
+    list.block(id("17"), until(Some(at(10))), at(0)).unwrap();
+    assert_eq!(counts(), (1, 0));
+    list.configure(&configured(&["18"], &[]));
+    let (additions, removals) = counts();
+    assert_eq!(additions, 2);
+    list.configure(&configured(&["18"], &[]));
+    assert_eq!(list.additions(), 2, "none is new");
+    let other = self::list();
+    other.block(id("19"), until(None), at(0)).unwrap();
+    let [record] = &other.records()[..] else { panic!("{:?}", other.records()) };
+    assert_eq!(list.merge_received(record.clone(), at(0)), Merged::Blocked);
+    assert_eq!(list.merge_received(record.clone(), at(0)), Merged::Nothing);
+    assert_eq!(list.additions(), 3);
+    list.expire(at(10));
+    assert!(counts().0 == 3 && counts().1 > removals);
+}
+
+#[test]
 fn later_block_replaces_an_earlier_one_of_the_same_tokens() {
     let list = list();
     list.block(id("17"), until(None), at(0)).unwrap();
@@ -135,7 +142,7 @@ fn unblocking_removes_every_selected_block_but_those_of_the_configuration() {
     assert_eq!(list.configure(&configured(&["18", "20"], &[])), [id("20")]);
     assert_ne!(list.removals(), before);
     assert!(!list.blocks_text("17|a", true, at(0)) && list.blocks_text("20|a", true, at(0)));
-    assert!(!list.blocks_verdict(&verdict("1", Some("scanner")), &TokenHash::of("a"), at(0)));
+    assert!(!list.blocks_token(known("1", Some("scanner"), &TokenHash::of("a")), at(0)));
     let listed: Vec<_> = list.list(at(0)).into_iter().map(|it| (it.subject, it.block.source)).collect();
     let expected = [
         (id("18"), BlockSource::Configuration),

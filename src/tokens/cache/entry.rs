@@ -96,7 +96,8 @@ impl CacheEntry {
         TokenHashes { token: self.hash, secret: self.secret }
     }
 
-    pub(super) fn subject(&self) -> Subject<'_> {
+    /// What blocks and revocations select it by.
+    pub fn subject(&self) -> Subject<'_> {
         Subject {
             hash: &self.hash,
             secret: Some(&self.secret),

@@ -3,6 +3,7 @@ use std::sync::atomic::AtomicUsize;
 use super::spellings::MAX_SPELLINGS;
 use super::*;
 use crate::policy::ability::Abilities;
+use crate::policy::expected_claims::Claim;
 
 const TTL: Duration = Duration::from_secs(60);
 const STALE: Duration = Duration::from_secs(30);
@@ -30,6 +31,11 @@ fn hash(number: u32) -> TokenHash {
 /// The hashes of a token without an id.
 fn hashes(token: TokenHash) -> TokenHashes {
     TokenHashes { token, secret: token }
+}
+
+/// A token of which nothing is known.
+fn unknown(hash: &TokenHash) -> Subject<'_> {
+    Subject { hash, secret: None, id: None, name: None }
 }
 
 fn verdict(id: &str, name: &str) -> Verdict {
@@ -138,7 +144,7 @@ fn inactive_tokens_are_bounded_and_evict_no_active_one() {
     let cache = cache(&settings::Cache { max_tokens: 100, ..settings() });
     let entry = store(&cache, hash(0), verdict("0", "known"));
     for number in 1..10_000 {
-        cache.store_inactive(hash(number), Inactivity::Inactive, 0);
+        cache.store_inactive(unknown(&hash(number)), Inactivity::Inactive, 0);
     }
     cache.maintain();
     let (active, inactive) = cache.sizes();
@@ -179,7 +185,7 @@ fn newest_verdict_replaces_the_cached_one() {
     assert_eq!(cache.freshness(&first, now), Freshness::Evicted);
     assert_eq!(cache.freshness(&second, now), Freshness::Fresh);
 
-    cache.store_inactive(hash(1), Inactivity::Inactive, 0);
+    cache.store_inactive(unknown(&hash(1)), Inactivity::Inactive, 0);
     assert_eq!(cache.freshness(&second, now), Freshness::Evicted);
     assert_eq!(cache.inactive(&hash(1)), Some(Inactivity::Inactive));
 
@@ -253,9 +259,9 @@ fn introspection_begun_before_a_revocation_is_discarded() {
         assert!(cache.is_revoked(&entry), "{revocation:?}");
         assert_eq!(cache.freshness(&entry, Instant::now()), Freshness::Evicted, "{revocation:?}");
     }
-    cache.store_inactive(hash(2), Inactivity::Inactive, before);
+    cache.store_inactive(unknown(&hash(2)), Inactivity::Inactive, before);
     assert_eq!(cache.inactive(&hash(2)), None, "the introspection began before the revocation");
-    cache.store_inactive(hash(2), Inactivity::Inactive, cache.generation());
+    cache.store_inactive(unknown(&hash(2)), Inactivity::Inactive, cache.generation());
     assert_eq!(cache.inactive(&hash(2)), Some(Inactivity::Inactive));
     cache.revoke(Revocation::Token(hash(2)));
     assert_eq!(cache.inactive(&hash(2)), None);
@@ -348,7 +354,7 @@ fn feedback_to_an_old_cache_applies_to_its_successors() {
     let next = old.next_from(&settings(), Box::new(|_| {}));
     let after = next.next_from(&settings(), Box::new(|_| {}));
     old.forget_entry(&hash(1));
-    old.store_inactive(hash(2), Inactivity::Inactive, old.generation());
+    old.store_inactive(unknown(&hash(2)), Inactivity::Inactive, old.generation());
     for cache in [&next, &after] {
         let freshness = |number| cache.freshness(&cache.active(&hash(number)).unwrap(), Instant::now());
         assert_eq!([1, 2, 3].map(freshness), [Freshness::Evicted, Freshness::Evicted, Freshness::Fresh]);
@@ -449,7 +455,7 @@ fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
     let small = settings::Cache { max_tokens: 1_000_000, max_bytes: 1 << 20, ..settings() };
     let cache = cache(&small);
     for number in 0..20_000 {
-        cache.store_inactive(hash(number), Inactivity::Inactive, 0);
+        cache.store_inactive(unknown(&hash(number)), Inactivity::Inactive, 0);
         assert!(cache.claim_feedback(&number.to_string(), Feedback::Forbidden));
         assert!(
             !cache.claim_feedback(&number.to_string(), Feedback::Forbidden),
@@ -462,6 +468,31 @@ fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
     assert!(inactive * INACTIVE_BYTES + cache.feedback.entry_count() * FEEDBACK_BYTES <= (1 << 20) / 4);
 }
 
+fn block(cache: &TokenCache, id: &str) {
+    use crate::tokens::blocklist::record::{Block, BlockSource, BlockSubject};
+    let (created_at, source) = (Timestamp::now(), BlockSource::Admin);
+    let block = Block { name: None, until: None, reason: None, created_at, source };
+    cache.blocks().block(BlockSubject::of_id(id).unwrap(), block, created_at).unwrap();
+}
+
+#[test]
+fn inactive_entries_do_not_outlast_a_change_of_the_block_list_that_may_concern_them() {
+    let cache = cache(&settings());
+    let token = Subject { hash: &hash(1), secret: None, id: Some("17"), name: None };
+    assert_eq!(cache.store_inactive(token, Inactivity::Expired, 0), Inactivity::Expired);
+    assert_eq!(cache.inactive(token.hash), Some(Inactivity::Expired));
+    block(&cache, "17");
+    assert_eq!(cache.inactive(token.hash), None, "it may be blocked");
+    assert_eq!(cache.store_inactive(token, Inactivity::Expired, 0), Inactivity::Blocked);
+    block(&cache, "18");
+    assert_eq!(cache.inactive(token.hash), Some(Inactivity::Blocked), "another block does not end this one");
+    cache.blocks().unblock(|_| true, Timestamp::now());
+    assert_eq!(cache.inactive(token.hash), None, "it may not be blocked any more");
+    assert_eq!(cache.store_inactive(token, Inactivity::Expired, 0), Inactivity::Expired);
+    cache.blocks().unblock(|_| true, Timestamp::now());
+    assert_eq!(cache.inactive(token.hash), Some(Inactivity::Expired));
+}
+
 #[test]
 fn token_is_inactive_until_its_nbf_and_not_longer() {
     let cache = cache(&settings());
@@ -471,13 +502,13 @@ fn token_is_inactive_until_its_nbf_and_not_longer() {
         (2, now - INSTANT, None),
         (3, SystemTime::UNIX_EPOCH, None),
     ] {
-        cache.store_not_yet_valid(hash(number), valid_from, cache.generation());
+        cache.store_not_yet_valid(unknown(&hash(number)), valid_from, cache.generation());
         assert_eq!(cache.inactive(&hash(number)), expected, "{number}");
     }
     let mismatch = Inactivity::UnexpectedClaim(Claim::Audience);
     let entry = store(&cache, hash(1), verdict("1", "one"));
     assert_eq!(cache.inactive(&hash(1)), None);
-    cache.store_inactive(hash(1), mismatch, cache.generation());
+    cache.store_inactive(unknown(&hash(1)), mismatch, cache.generation());
     assert_eq!(cache.inactive(&hash(1)), Some(mismatch));
     assert_eq!(cache.freshness(&entry, Instant::now()), Freshness::Evicted);
 }

@@ -86,8 +86,8 @@ fn verdict(settings: &Introspection, body: &Value) -> Verdict {
 fn summary(answer: IntrospectionResponse) -> String {
     match answer {
         IntrospectionResponse::Active(_) => "active".into(),
-        IntrospectionResponse::Inactive(Inactive::Reported) => "inactive".into(),
-        IntrospectionResponse::Inactive(why) => panic!("{why:?}"),
+        IntrospectionResponse::Inactive { why: Inactive::Reported, .. } => "inactive".into(),
+        IntrospectionResponse::Inactive { why, .. } => panic!("{why:?}"),
         IntrospectionResponse::NoVerdict(reason) => reason.to_string(),
     }
 }
@@ -426,6 +426,31 @@ fn active_is_a_boolean() {
 }
 
 #[test]
+fn inactive_token_has_the_id_and_the_name_of_its_response() {
+    let expect = ExpectedClaims { audiences: ["api".into()].into(), ..ExpectedClaims::default() };
+    let settings = Introspection { expect, ..rfc7662(None, None) };
+    let hashed = hex::encode(HASH);
+    for (body, id, name) in [
+        (json!({"active": false}), &*hashed, None),
+        (json!({"active": false, "jti": "t-1", "client_id": "app"}), "t-1", Some("app")),
+        (json!({"active": true, "aud": "payroll", "jti": 7}), "7", None),
+        (
+            json!({"active": true, "aud": "api", "nbf": 32_472_144_000_u64, "client_id": "app"}),
+            &*hashed,
+            Some("app"),
+        ),
+        (json!({"active": true, "aud": "payroll", "jti": "", "client_id": 7}), &*hashed, None),
+    ] {
+        match ok(&settings, &body) {
+            IntrospectionResponse::Inactive { id: its_id, name: its_name, .. } => {
+                assert_eq!((&*its_id, its_name.as_deref()), (id, name), "{body}");
+            }
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn token_before_its_nbf_is_inactive_until_then() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let at = |settings: &Introspection, nbf: Value| {
@@ -433,7 +458,7 @@ fn token_before_its_nbf_is_inactive_until_then() {
         let response =
             ReceivedResponse { status: StatusCode::OK, fields: &HeaderMap::new(), body: body.as_bytes() };
         match super::read(settings, &response, &HASH, now) {
-            IntrospectionResponse::Inactive(Inactive::NotYetValid(from)) => Err(Some(from)),
+            IntrospectionResponse::Inactive { why: Inactive::NotYetValid(from), .. } => Err(Some(from)),
             IntrospectionResponse::Active(_) => Ok(()),
             IntrospectionResponse::NoVerdict(NoVerdict::NotBefore(_)) => Err(None),
             other => panic!("{other:?}"),
@@ -484,7 +509,7 @@ fn response_about_a_token_for_another_service_is_not_read_further() {
         body["active"] = true.into();
         body["aud"] = "payroll".into();
         match ok(&settings, &body) {
-            IntrospectionResponse::Inactive(Inactive::UnexpectedClaim(mismatch)) => {
+            IntrospectionResponse::Inactive { why: Inactive::UnexpectedClaim(mismatch), .. } => {
                 assert_eq!((mismatch.claim, &*mismatch.found), (Claim::Audience, "\"payroll\""));
             }
             other => panic!("{rest}: {other:?}"),

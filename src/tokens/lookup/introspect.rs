@@ -219,20 +219,23 @@ impl Lookup {
                         return Completed { outcome, introspected_at };
                     }
                 }
-                IntrospectionResponse::Inactive(why) => {
+                IntrospectionResponse::Inactive { why, id, name } => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
-                    let subject = Subject { hash: &hash, secret: Some(&secret), id: None, name: None };
+                    let (id, name) = (Some(&*id), name.as_deref());
+                    let subject = Subject { hash: &hash, secret: Some(&secret), id, name };
                     if !cache.is_overtaken(generation, subject) {
-                        let outcome = match why {
+                        let why = match why {
                             Inactive::Reported => {
-                                cache.store_inactive(hash, Inactivity::Inactive, generation)
+                                cache.store_inactive(subject, Inactivity::Inactive, generation)
                             }
-                            Inactive::NotYetValid(from) => cache.store_not_yet_valid(hash, from, generation),
+                            Inactive::NotYetValid(from) => {
+                                cache.store_not_yet_valid(subject, from, generation)
+                            }
                             Inactive::UnexpectedClaim(Mismatch { claim, .. }) => {
-                                cache.store_inactive(hash, Inactivity::UnexpectedClaim(claim), generation)
+                                cache.store_inactive(subject, Inactivity::UnexpectedClaim(claim), generation)
                             }
                         };
-                        return Completed { outcome, introspected_at };
+                        return Completed { outcome: IntrospectionResult::Inactive(why), introspected_at };
                     }
                 }
                 IntrospectionResponse::NoVerdict(why) => {
