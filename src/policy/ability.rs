@@ -254,6 +254,11 @@ impl Display for Requirement {
     }
 }
 
+/// Whether a requirement in the form of ledgers and reports needs several abilities.
+pub fn is_all(requirement: &str) -> bool {
+    requirement.starts_with("{all:")
+}
+
 /// A name as a YAML scalar, quoted if a plain scalar would have another meaning. Ledgers and reports store this form.
 fn scalar(name: &str) -> String {
     let plain = name.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -355,6 +360,7 @@ mod tests {
             (Requirement::any(["*", "a,b", "it's", "null"]), "{any: ['*', 'a,b', it's, 'null']}"),
         ] {
             assert_eq!(requirement.unwrap().to_string(), text);
+            assert_eq!(is_all(text), text.starts_with("{all: ["), "{text}");
         }
         let padded = format!("{:8}|{:8}|", Requirement::deny(), Requirement::from_word("a").unwrap());
         assert_eq!(padded, "deny    |a       |");

@@ -6,6 +6,7 @@ use http::header::LINK;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::source_location::SourceLocation;
+use crate::authority::{is_host, split_port};
 
 /// RFC 9745 section 2.
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
@@ -173,19 +174,9 @@ fn check_link(link: &str) -> Result<(), &'static str> {
     if after.contains(['[', ']']) || after.split('#').count() > 2 {
         return Err("percent-encode characters that a URL cannot have");
     }
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (authority, None),
-    };
-    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-            !host.is_empty() && host.bytes().all(is_host_byte)
-        }
-    };
+    let (host, port) = split_port(authority);
     let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|number| number.to_string() == port));
-    if is_host && is_port { Ok(()) } else { Err("name a host, such as `https://docs.example/v2`") }
+    if is_host(host) && is_port { Ok(()) } else { Err("name a host, such as `https://docs.example/v2`") }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 
 use crate::cli::read_report;
-use crate::policy::ability::Abilities;
+use crate::policy::ability::{Abilities, is_all};
 use crate::policy::decision::{KnownCaller, RouteInputs, decide};
 use crate::policy::difference::Difference;
 use crate::policy::map::{AbilityMap, RouteMatch};
@@ -122,12 +122,12 @@ fn calls(token: &TokenUsage) -> Calls<'_> {
     for ((route, method, verdict, requirement), counts) in grouped {
         let total = calls.entry((route, method, verdict)).or_default();
         match verdict {
-            Verdict::Allowed if requirement.starts_with("{all:") => {
+            Verdict::Allowed if is_all(requirement) => {
                 total.0 = total.0.saturating_add(counts.iter().max().copied().unwrap_or_default());
             }
             Verdict::Allowed | Verdict::Denied => {
                 total.0 = counts.iter().fold(total.0, |sum, count| sum.saturating_add(*count));
-                total.1 |= counts.len() > 1 && requirement.starts_with("{all:");
+                total.1 |= counts.len() > 1 && is_all(requirement);
             }
         }
     }

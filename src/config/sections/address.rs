@@ -6,6 +6,7 @@ use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 use schemars::json_schema;
 
+use crate::authority::split_port;
 use crate::config::language::{Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, leaf_schema};
 use crate::config::settings::{Destination, ListenAddress};
 use crate::policy::network::parse_network;
@@ -109,10 +110,7 @@ fn parse_url(text: &str) -> Result<Url, UrlError> {
     if text.contains('#') {
         return Err(UrlError::Fragment);
     }
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (authority, None),
-    };
+    let (host, port) = split_port(authority);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.is_empty() {
         return Err(UrlError::NoHost);

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue};
 use schemars::json_schema;
 
+use crate::authority::{is_host, split_port};
 use crate::config::language::{
     Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OnOff, Period, Span, Spanned, leaf_schema, section,
     words,
@@ -76,16 +77,8 @@ fn check_origin(text: &str) -> Result<(), Option<&'static str>> {
     if authority.contains(['/', '?', '#']) {
         return Err(Some("end the origin after the host and port, without `/`"));
     }
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (authority, None),
-    };
-    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(is_host_byte),
-    };
-    if !is_host {
+    let (host, port) = split_port(authority);
+    if !is_host(host) {
         return Err(host.contains('*').then_some("list each origin: patterns are not supported"));
     }
     match (scheme, port) {

@@ -7,6 +7,7 @@ use jiff::civil::Date;
 
 use super::{MAX_NAMES, Subject, count_of, day_of, start_of, truncate};
 use crate::config::settings::FindingRules;
+use crate::policy::ability::is_all;
 use crate::policy::deprecation::{Deprecation, Moment};
 use crate::usage::report::{Finding, FindingKind, Severity, UsageRow, Verdict};
 
@@ -98,8 +99,7 @@ fn calls_of<'a>(
         abilities.extend(&row.ability);
         for (day, count) in counted {
             let sum = counts.entry((&row.requirement, day)).or_default();
-            *sum =
-                if row.requirement.starts_with("{all") { count.max(*sum) } else { sum.saturating_add(count) };
+            *sum = if is_all(&row.requirement) { count.max(*sum) } else { sum.saturating_add(count) };
         }
     }
     let mut days = counts.keys().filter_map(|(_, day)| *day).collect::<Vec<_>>();
