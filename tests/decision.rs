@@ -6,7 +6,8 @@ mod calls; // calls of the gRPC service: malformed ones, and other methods
 mod descriptions; // descriptions that are incomplete, ambiguous or not canonical
 mod guide; // the abilities of the guide, in every style
 mod listener; // who may ask, TLS, Unix sockets, reloads and drains
-mod records; // limits, metrics, log, ledger, shadow mode, revocation and outages
+mod records;
+mod resets; // that no client of a proxy can end its connection // limits, metrics, log, ledger, shadow mode, revocation and outages
 
 use std::net::SocketAddr;
 

@@ -10,6 +10,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::header_blocks::{HeaderBlocks, LossyHead, Readable};
 use super::http2_flood::{FrameFault, FrameLimitedIo, FramePart, Frames, PREFACE};
+use super::http2_limits::ReadQuota;
 use crate::policy::hpack::Malformed;
 
 /// A transport that counts frames and checks heads.
@@ -21,17 +22,24 @@ pub(super) struct CompleteHeads {
     /// Received bytes that h2 may not read yet: the last byte of an odd head, then unchecked bytes. They may contain a
     /// token.
     buffered: Zeroizing<Vec<u8>>,
+    /// `None` if h2 may read all that arrives.
+    quota: Option<Rc<ReadQuota>>,
 }
 
 impl CompleteHeads {
     /// A connection before its first read; `lossy_head` receives odd heads.
-    pub(super) fn new(inner: FrameLimitedIo, lossy_head: Rc<LossyHead>) -> Self {
+    pub(super) fn new(
+        inner: FrameLimitedIo,
+        lossy_head: Rc<LossyHead>,
+        quota: Option<Rc<ReadQuota>>,
+    ) -> Self {
         Self {
             inner,
             frames: Frames::after(PREFACE.len() as u32),
             blocks: HeaderBlocks::default(),
             lossy_head,
             buffered: Zeroizing::default(),
+            quota,
         }
     }
 
@@ -68,6 +76,48 @@ impl CompleteHeads {
     }
 }
 
+impl CompleteHeads {
+    #[inline]
+    fn read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.lossy_head.take_readable() {
+            Readable::All => {}
+            // The connection's task polls it again.
+            Readable::Nothing => return Poll::Pending,
+            Readable::Byte => {
+                self.read_buffered(buffer, 1);
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let before = buffer.filled().len();
+        if self.buffered.is_empty() {
+            ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        } else {
+            self.read_buffered(buffer, usize::MAX);
+        }
+        let received = &buffer.filled()[before..];
+        match self.scan_heads(received) {
+            Ok((_, None)) => Poll::Ready(Ok(())),
+            Ok((seen, Some(why))) => {
+                self.lossy_head.found(why);
+                // At least one byte of the head was checked.
+                let clear = seen - 1;
+                self.buffered = Zeroizing::new([&received[clear..], &self.buffered].concat());
+                buffer.set_filled(before + clear);
+                if clear > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                // h2 has already asked for more.
+                let _ = self.lossy_head.take_readable();
+                Poll::Pending
+            }
+            Err(Malformed) => {
+                buffer.set_filled(before);
+                Poll::Ready(Err(io::Error::other(self.inner.fail(FrameFault::HeaderBlock))))
+            }
+        }
+    }
+}
+
 impl AsyncRead for CompleteHeads {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -75,42 +125,16 @@ impl AsyncRead for CompleteHeads {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match this.lossy_head.take_readable() {
-            Readable::All => {}
-            // The connection's task polls it again.
-            Readable::Nothing => return Poll::Pending,
-            Readable::Byte => {
-                this.read_buffered(buffer, 1);
-                return Poll::Ready(Ok(()));
-            }
+        // Without a waker: the connection's task polls again.
+        if this.quota.as_ref().is_some_and(|quota| quota.is_used_up()) {
+            return Poll::Pending;
         }
         let before = buffer.filled().len();
-        if this.buffered.is_empty() {
-            ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
-        } else {
-            this.read_buffered(buffer, usize::MAX);
+        let read = this.read(context, buffer);
+        if let Some(quota) = &this.quota {
+            quota.add(buffer.filled().len() - before);
         }
-        let received = &buffer.filled()[before..];
-        match this.scan_heads(received) {
-            Ok((_, None)) => Poll::Ready(Ok(())),
-            Ok((seen, Some(why))) => {
-                this.lossy_head.found(why);
-                // At least one byte of the head was checked.
-                let clear = seen - 1;
-                this.buffered = Zeroizing::new([&received[clear..], &this.buffered].concat());
-                buffer.set_filled(before + clear);
-                if clear > 0 {
-                    return Poll::Ready(Ok(()));
-                }
-                // h2 has already asked for more.
-                let _ = this.lossy_head.take_readable();
-                Poll::Pending
-            }
-            Err(Malformed) => {
-                buffer.set_filled(before);
-                Poll::Ready(Err(io::Error::other(this.inner.fail(FrameFault::HeaderBlock))))
-            }
-        }
+        read
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::time::{Sleep, sleep};
 use super::complete_heads::CompleteHeads;
 use super::header_blocks::LossyHead;
 use super::http2_flood::{FrameLimitedIo, NO_ERROR, ReturnSlot, ReturnedTransport, go_away};
+use super::http2_limits::ConnectionLimits;
 use super::last_response::{linger, note_refused};
 use super::transport::RecordedIo;
 use super::worker::state::{Worker, WorkerState};
@@ -33,23 +34,12 @@ use crate::gateway::tunnel::TunnelSlot;
 use crate::policy::http2::DroppedPart;
 use crate::policy::refusal::Refusal;
 
-/// Largest number of concurrent requests. RFC 9113 section 6.5.2 recommends at least 100.
-const MAX_STREAMS: u32 = 100;
 /// Request body bytes per stream that may wait for the backend, in addition to the frame that is being sent.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Request body bytes of all streams. With the frames that are being sent, less than 1 MiB.
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// Response bytes that h2 buffers per stream; more than the stream's budget allows.
 const SEND_BUFFER: usize = 128 * 1024;
-/// Streams per connection that a client may make the gateway reset or refuse by protocol errors (CVE-2025-8671).
-const MAX_LOCAL_RESETS: usize = 100;
-/// Streams that may be reset before they are accepted (CVE-2023-44487).
-const MAX_PENDING_RESETS: usize = 20;
-/// Overhead of each field in the size of a header list, beside its name and value (RFC 9113 section 6.5.2).
-const FIELD_OVERHEAD: usize = 32;
-/// Pseudo-fields of a request.
-const PSEUDO_FIELDS: usize = 4;
-
 /// The tasks of a connection's streams.
 #[derive(Clone, Default)]
 struct Streams {
@@ -92,17 +82,15 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     }
 }
 
-fn builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
+fn builder(limits: &Limits, own: &ConnectionLimits, streams: Streams) -> http2::Builder<Streams> {
     let mut http2 = http2::Builder::new(streams);
-    http2.max_concurrent_streams(MAX_STREAMS);
+    http2.max_concurrent_streams(own.streams);
     http2.initial_stream_window_size(STREAM_WINDOW);
     http2.initial_connection_window_size(CONNECTION_WINDOW);
     http2.max_send_buf_size(SEND_BUFFER);
-    http2.max_local_error_reset_streams(MAX_LOCAL_RESETS);
-    http2.max_pending_accept_reset_streams(MAX_PENDING_RESETS);
-    // The size of the largest head within `limits` by this measure. h2 itself refuses larger ones, without a body.
-    let list = limits.header_bytes + FIELD_OVERHEAD * (limits.header_count + PSEUDO_FIELDS);
-    http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
+    http2.max_local_error_reset_streams(own.local_resets);
+    http2.max_pending_accept_reset_streams(own.pending_resets);
+    http2.max_header_list_size(own.header_list(limits));
     http2
 }
 
@@ -137,11 +125,13 @@ pub(super) async fn serve(
             })
         })
     });
+    let own = ConnectionLimits::of(downstream);
+    let quota = own.read_quota().map(Rc::new);
     let returned = ReturnSlot::default();
-    let counted = FrameLimitedIo::new(recorded, Rc::clone(&returned), Instant::now());
-    let io = TokioIo::new(CompleteHeads::new(counted, Rc::clone(&lossy_head)));
+    let counted = FrameLimitedIo::new(recorded, &own, Rc::clone(&returned), Instant::now());
+    let io = TokioIo::new(CompleteHeads::new(counted, Rc::clone(&lossy_head), quota.clone()));
     let ended = {
-        let mut connection = pin!(builder(limits, streams.clone()).serve_connection(io, service));
+        let mut connection = pin!(builder(limits, &own, streams.clone()).serve_connection(io, service));
         let mut closing: Option<Pin<Box<Sleep>>> = None;
         poll_fn(|context| {
             downstream.state.set_waker(context.waker());
@@ -156,6 +146,9 @@ pub(super) async fn serve(
                 Shutdown::HeaderTimeout => return Poll::Ready(ConnectionEnd::TimedOut),
                 Shutdown::Immediate => return Poll::Ready(ConnectionEnd::Now),
             }
+            if let Some(quota) = &quota {
+                quota.renew();
+            }
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(match ended {
                     Ok(()) => ConnectionEnd::Closed,
@@ -165,7 +158,7 @@ pub(super) async fn serve(
                     }
                 });
             }
-            if lossy_head.record_dispatched() {
+            if lossy_head.record_dispatched() || quota.as_ref().is_some_and(|quota| quota.is_used_up()) {
                 context.waker().wake_by_ref();
             }
             // The client may have gone without reading GOAWAY.

@@ -15,16 +15,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::http2_limits::{ConnectionLimits, RESET_COST};
 use super::small_data::SmallData;
 use super::transport::RecordedIo;
 use crate::policy::refusal::Refusal;
 
-/// The largest budget: a hundred resets, as of a browser that leaves a page.
-const MAX_BUDGET: u32 = 1000;
 /// The budget gained per second.
 const BUDGET_PER_SECOND: u32 = 100;
-/// The cost of a reset: the backend may have started to work (CVE-2023-44487).
-const RESET_COST: u32 = 10;
 /// The budget gained per response.
 const BUDGET_PER_RESPONSE: u32 = 10;
 /// The budget gained per piece of a response: two window updates, of stream and connection, for each started 2 KiB.
@@ -138,12 +135,20 @@ impl Frames {
 #[derive(Debug)]
 struct FrameBudget {
     left: u32,
+    max: u32,
+    /// The budget gained per request.
+    per_request: u32,
     filled: Instant,
 }
 
 impl FrameBudget {
+    const fn new(limits: &ConnectionLimits, now: Instant) -> Self {
+        let ConnectionLimits { budget, budget_per_request, .. } = *limits;
+        Self { left: budget, max: budget, per_request: budget_per_request, filled: now }
+    }
+
     fn add(&mut self, worth: u32) {
-        self.left = (self.left + worth).min(MAX_BUDGET);
+        self.left = (self.left + worth).min(self.max);
     }
 
     /// Spends `cost`. Returns whether the budget suffices. Reads the clock only if it is used up.
@@ -154,7 +159,7 @@ impl FrameBudget {
             let earned = waited.as_millis() * u128::from(BUDGET_PER_SECOND) / 1000;
             if earned > 0 {
                 self.filled = now;
-                self.add(u32::try_from(earned).unwrap_or(MAX_BUDGET));
+                self.add(u32::try_from(earned).unwrap_or(self.max));
             }
         }
         let enough = self.left >= cost;
@@ -224,7 +229,12 @@ pub(super) struct FrameLimitedIo {
 
 impl FrameLimitedIo {
     /// A connection before its first read; `returned` gets its transport.
-    pub(super) fn new(recorded: RecordedIo, returned: ReturnSlot, now: Instant) -> Self {
+    pub(super) fn new(
+        recorded: RecordedIo,
+        limits: &ConnectionLimits,
+        returned: ReturnSlot,
+        now: Instant,
+    ) -> Self {
         recorded.downstream.state.begin_http2(now);
         Self {
             recorded: Some(recorded),
@@ -233,8 +243,8 @@ impl FrameLimitedIo {
             settled: false,
             open: false,
             sent: Frames::after(0),
-            budget: FrameBudget { left: MAX_BUDGET, filled: now },
-            small: SmallData::after(PREFACE.len()),
+            budget: FrameBudget::new(limits, now),
+            small: SmallData::after(PREFACE.len(), limits.streams as usize),
             returned,
         }
     }
@@ -249,6 +259,9 @@ impl FrameLimitedIo {
                 HEADERS | CONTINUATION => {
                     *open = flags & END_HEADERS == 0;
                     completed |= !*open;
+                    if kind == HEADERS {
+                        budget.add(budget.per_request);
+                    }
                     u32::from(kind == CONTINUATION)
                 }
                 DATA if length > 0 || flags & END_STREAM != 0 => 0,
@@ -460,8 +473,8 @@ mod tests {
     #[test]
     fn budget_is_refilled_by_time_and_responses() {
         let start = Instant::now();
-        let mut budget = FrameBudget { left: MAX_BUDGET, filled: start };
-        for _ in 0..MAX_BUDGET / RESET_COST {
+        let mut budget = FrameBudget { left: 1000, max: 1000, per_request: 0, filled: start };
+        for _ in 0..1000 / RESET_COST {
             assert!(budget.spend(RESET_COST, || unreachable!("the credit is sufficient")));
         }
         assert!(!budget.spend(1, || start));
@@ -472,7 +485,7 @@ mod tests {
         // An hour earns no more than the maximum credit.
         let later = start + Duration::from_secs(3600);
         assert!(budget.spend(1, || later));
-        assert!(budget.spend(MAX_BUDGET - 1, || later));
+        assert!(budget.spend(999, || later));
         assert!(!budget.spend(1, || later));
     }
 }

@@ -12,6 +12,7 @@ mod header_blocks;
 mod http1;
 mod http2;
 mod http2_flood;
+mod http2_limits;
 mod last_response;
 mod proxy_protocol;
 mod raw_response;

@@ -16,9 +16,6 @@ use crate::downstream::{SMALL_FRAME, frame_overhead};
 const BUDGET: usize = 128 * 1024;
 /// Empty frames per connection that h2 gets: half of its limit. Further ones have no effect and are dropped.
 const EMPTY: usize = 50;
-/// Streams whose frames may wait: as many as can be open at once. Frames of further streams go to h2, which rejects
-/// them.
-const WAITING_STREAMS: usize = 100;
 /// SETTINGS_MAX_FRAME_SIZE, which the gateway leaves at its default.
 const LARGEST: usize = 16 * 1024;
 /// Largest part of a frame that is not data: the padding and its length (RFC 9113 section 6.1).
@@ -98,6 +95,9 @@ pub(super) struct SmallData {
     partial: Vec<u8>,
     partial_frame: Option<PartialFrame>,
     waiting: Vec<WaitingStream>,
+    /// Streams whose frames may wait: as many as can be open at once. Frames of further streams go to h2, which rejects
+    /// them.
+    max_waiting: usize,
     /// The next bytes for h2.
     out: Vec<u8>,
     /// The number of those that h2 has read.
@@ -105,8 +105,8 @@ pub(super) struct SmallData {
 }
 
 impl SmallData {
-    /// A connection that starts with `skipped` bytes before its first frame.
-    pub(super) const fn after(skipped: usize) -> Self {
+    /// A connection of at most `max_streams` that starts with `skipped` bytes before its first frame.
+    pub(super) const fn after(skipped: usize, max_streams: usize) -> Self {
         Self {
             spent: 0,
             streams: Vec::new(),
@@ -115,6 +115,7 @@ impl SmallData {
             partial: Vec::new(),
             partial_frame: None,
             waiting: Vec::new(),
+            max_waiting: max_streams,
             out: Vec::new(),
             given: 0,
         }
@@ -146,6 +147,11 @@ impl SmallData {
             return;
         }
         self.flush(stream, 0);
+        self.forget(stream);
+    }
+
+    /// Forgets the frames of a stream that h2 drops.
+    fn forget(&mut self, stream: u32) {
         self.streams.retain(|(other, _)| *other != stream);
         self.spent = self.spent.min(self.streams.iter().map(|(_, added)| added).sum());
     }
@@ -243,9 +249,13 @@ impl SmallData {
         header.length < SMALL_FRAME && spent + frame_overhead(header.length) > BUDGET
     }
 
-    /// Accounts for a frame that h2 gets. Frames that end their stream cost h2 nothing.
+    /// Accounts for a frame that h2 gets. Frames that end their stream cost h2 nothing, and a reset drops those that are
+    /// not read.
     fn account(&mut self, stream: u32, kind: u8, flags: u8, length: usize) {
         if kind != DATA || flags & END_STREAM != 0 {
+            if kind == RST_STREAM && !self.streams.is_empty() {
+                self.forget(stream);
+            }
             return;
         }
         if length == 0 {
@@ -369,7 +379,7 @@ impl SmallData {
         waiting.padding += padding;
         if flags & END_STREAM != 0 || waiting.data.len() >= SMALL_FRAME {
             self.flush(stream, flags & END_STREAM);
-        } else if self.waiting.len() > WAITING_STREAMS {
+        } else if self.waiting.len() > self.max_waiting {
             self.emit_all();
         }
     }

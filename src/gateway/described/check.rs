@@ -35,6 +35,9 @@ const LONGEST_MESSAGE: usize = 64 * 1024;
 /// The length of what precedes a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
+/// Why a call is malformed.
+const NOT_ONE_MESSAGE: &str = "call without exactly one message";
+
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -202,6 +205,7 @@ impl Gateway {
 /// Reads the one message of a call.
 async fn read_message(downstream: &Downstream, body: &mut Incoming) -> Result<Bytes, Fault> {
     let mut first = Bytes::new();
+    let mut longest = PREFIX + LONGEST_MESSAGE;
     // Never grows, so that no part of a token is left in memory.
     let mut joined: Option<Zeroizing<Vec<u8>>> = None;
     while let Some(frame) = body.frame().await {
@@ -211,15 +215,17 @@ async fn read_message(downstream: &Downstream, body: &mut Incoming) -> Result<By
             connection.data_read(data.len());
         }
         let received = joined.as_ref().map_or(first.len(), |joined| joined.len());
-        if received + data.len() > PREFIX + LONGEST_MESSAGE {
-            return Err(too_long());
-        }
         if received == 0 {
+            longest = announced(&data).map_or(longest, |announced| longest.min(PREFIX + announced));
             first = data;
             continue;
         }
+        if received + data.len() > longest {
+            let is_too_long = longest == PREFIX + LONGEST_MESSAGE;
+            return Err(if is_too_long { too_long() } else { Fault::invalid(NOT_ONE_MESSAGE) });
+        }
         let joined = joined.get_or_insert_with(|| {
-            let mut joined = Zeroizing::new(Vec::with_capacity(PREFIX + LONGEST_MESSAGE));
+            let mut joined = Zeroizing::new(Vec::with_capacity(longest));
             joined.extend_from_slice(&first);
             joined
         });
@@ -228,24 +234,29 @@ async fn read_message(downstream: &Downstream, body: &mut Incoming) -> Result<By
     unframe(joined.map_or(first, Bytes::from_owner))
 }
 
+/// The length of the message that begins with `framed`; `None` if its prefix is not complete.
+fn announced(framed: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = *framed.first_chunk::<PREFIX>()?;
+    Some(u32::from_be_bytes(length) as usize)
+}
+
 /// The message in the bytes of a call with one message.
 fn unframe(mut framed: Bytes) -> Result<Bytes, Fault> {
-    let Some((&[is_compressed, ref length @ ..], message)) = framed.split_first_chunk::<PREFIX>() else {
+    let (Some(length), [is_compressed, ..]) = (announced(&framed), &*framed) else {
         return Err(Fault::invalid("call without a message"));
     };
-    if is_compressed != 0 {
+    if *is_compressed != 0 {
         return Err(Fault {
             status: GrpcStatus::Unimplemented,
             refusal: Refusal::BadRequest("compressed message"),
             message: "messages must not be compressed",
         });
     }
-    let length = u32::from_be_bytes(*length) as usize;
     if length > LONGEST_MESSAGE {
         return Err(too_long());
     }
-    if length != message.len() {
-        return Err(Fault::invalid("call without exactly one message"));
+    if length != framed.len() - PREFIX {
+        return Err(Fault::invalid(NOT_ONE_MESSAGE));
     }
     Ok(framed.split_off(PREFIX))
 }

@@ -97,7 +97,7 @@ impl Seen {
 #[test]
 fn unread_one_byte_frames_stay_within_the_budget() {
     for (length, padding) in [(1, None), (5, None), (100, None), (255, None), (1, Some(0)), (20, Some(9))] {
-        let mut small = SmallData::after(0);
+        let mut small = SmallData::after(0, 100);
         let window = 512 * 1024;
         let one = data(0, 1, &vec![b'x'; length], padding);
         let sent = one.repeat(window / (one.len() - HEADER));
@@ -113,7 +113,7 @@ fn unread_one_byte_frames_stay_within_the_budget() {
 
 #[test]
 fn alternating_small_and_large_frames_stay_within_the_budget() {
-    let mut small = SmallData::after(0);
+    let mut small = SmallData::after(0, 100);
     let pair = [data(0, 1, b"x", None), data(0, 1, &[b'y'; 300], None)].concat();
     let sent = pair.repeat(512 * 1024 / 301);
     let out = through(&mut small, &sent, 16 * 1024);
@@ -124,7 +124,7 @@ fn alternating_small_and_large_frames_stay_within_the_budget() {
 
 #[test]
 fn excess_empty_frames_are_dropped() {
-    let mut small = SmallData::after(0);
+    let mut small = SmallData::after(0, 100);
     let sent = [data(0, 1, b"", None).repeat(5000), data(END_STREAM, 1, b"", None)].concat();
     let (seen, _, empty) = Seen::of(&through(&mut small, &sent, 1000));
     assert!(empty < H2_EMPTY);
@@ -133,7 +133,7 @@ fn excess_empty_frames_are_dropped() {
 
 #[test]
 fn frames_of_read_bodies_are_forwarded_at_once() {
-    let mut small = SmallData::after(0);
+    let mut small = SmallData::after(0, 100);
     for _ in 0..20_000 {
         let one = data(0, 1, b"x", None);
         assert_eq!(through(&mut small, &one, 100), one);
@@ -144,7 +144,7 @@ fn frames_of_read_bodies_are_forwarded_at_once() {
 
 #[test]
 fn waiting_frames_continue_when_bodies_are_read_or_streams_end() {
-    let mut small = SmallData::after(0);
+    let mut small = SmallData::after(0, 100);
     let sent = data(0, 1, b"x", None).repeat(1100);
     let out = through(&mut small, &sent, 1000);
     let (_, overhead, _) = Seen::of(&out);
@@ -155,20 +155,33 @@ fn waiting_frames_continue_when_bodies_are_read_or_streams_end() {
     given(&mut small, &mut rest);
     assert_eq!(Seen::of(&[out, rest].concat()).0, Seen::of(&sent).0);
 
-    let mut small = SmallData::after(0);
+    let mut small = SmallData::after(0, 100);
     through(&mut small, &sent, 1000);
     assert!(small.spent > BUDGET / 2);
     small.ended(1);
     assert_eq!((small.spent, small.is_waiting()), (0, false));
 }
 
+/// A client that gives up many uploads may still send others in small frames.
+#[test]
+fn unread_frames_of_reset_streams_spend_no_budget() {
+    for size in [7, 1000] {
+        let mut small = SmallData::after(0, 100);
+        for stream in (1..4001).step_by(2) {
+            let sent = [data(0, stream, b"x", None), frame(RST_STREAM, 0, stream, &[0; 4])].concat();
+            assert_eq!(through(&mut small, &sent, size), sent, "{stream}");
+        }
+        assert_eq!((small.spent, small.streams.len(), small.is_waiting()), (0, 0, false));
+    }
+}
+
 #[test]
 fn frames_of_closed_streams_do_not_wait_forever() {
-    let mut small = SmallData::after(0);
+    let mut small = SmallData::after(0, 100);
     through(&mut small, &data(0, 1, b"x", None).repeat(1100), 1000);
     let others: Vec<u8> = (0..10_000).flat_map(|number| data(0, 3 + 2 * number, b"x", None)).collect();
     through(&mut small, &others, 1000);
-    assert!(small.waiting.len() <= WAITING_STREAMS + 1, "{}", small.waiting.len());
+    assert!(small.waiting.len() <= 100 + 1, "{}", small.waiting.len());
 }
 
 fn sent() -> impl Strategy<Value = Vec<Vec<u8>>> {
@@ -197,7 +210,7 @@ proptest! {
         spent in prop::sample::select(vec![0_usize, BUDGET - 1000, BUDGET, 2 * BUDGET]),
         reads in prop::collection::vec(0..3000_usize, 0..5),
     ) {
-        let mut small = SmallData { spent, ..SmallData::after(0) };
+        let mut small = SmallData { spent, ..SmallData::after(0, 100) };
         let mut out = Vec::new();
         let parts = frames.len() / (reads.len() + 1) + 1;
         let mut reads = reads.into_iter();
