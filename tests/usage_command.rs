@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::{BINARY, OPERATED, OPERATOR, PATIENCE, Response, TestEnv, Verdict};
 
+const NO_ROUTES: &str = "warning: the findings about deprecated routes are missing: ";
+
 /// A directory with reports.
 struct Reports(tempfile::TempDir);
 
@@ -49,6 +51,7 @@ fn row(ability: &str, verdict: &str, methods: &Value, days: &Value) -> Value {
 fn report(ledger: &str, name: &str, allowed: u64) -> String {
     json!({
         "ledgers": [ledger],
+        "deprecated_routes": {},
         "tokens": [{
             "id": "17", "name": name, "abilities": ["items:read", "items:delete"],
             "expires_at": "2999-01-01T00:00:00Z",
@@ -222,6 +225,57 @@ fn added_report_of_another_period_is_a_warning() {
     assert_eq!((code, &*stderr), (0, "warning: a.json: it covers all days, and all of them are added\n"));
 }
 
+#[test]
+fn reports_of_replicas_keep_the_findings_about_deprecated_routes() {
+    let reports = Reports::new();
+    let ends = json!({"/api/v2/items/{id}": {"since": "2026-01-01", "sunset": "2026-11-02", "link": "https://docs.example/v2"}});
+    let of_replica = |ledger: &str, ends: &Value| {
+        let mut report: Value = serde_json::from_str(&report(ledger, "scanner-prod", 40)).unwrap();
+        report["deprecated_routes"] = ends.clone();
+        reports.write(&format!("{ledger}.json"), &report.to_string());
+    };
+    let finding = |report: &Value| {
+        let findings = report["findings"].as_array().unwrap().iter();
+        findings.filter(|it| it["kind"] == "deprecated_route").cloned().collect::<Vec<Value>>()
+    };
+    of_replica("a", &ends);
+    of_replica("b", &Value::Null);
+    let words = ["--format", "json", "--add", "a.json", "b.json"];
+    let text = reports.prints(&words);
+    let sum: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(sum["deprecated_routes"], ends);
+    let found = finding(&sum);
+    assert_eq!(found.len(), 1, "{sum}");
+    assert_eq!(found[0]["evidence"], "82 requests of GET HEAD /api/v2/items/{id}, the last on 2026-11-02.");
+    let end = "/api/v2/items/{id} may have ended, its sunset was 2026-11-02 (https://docs.example/v2)";
+    assert!(found[0]["advice"].as_str().unwrap().contains(end), "{}", found[0]);
+    reports.write("sum.json", &text);
+    let again: Value =
+        serde_json::from_str(&reports.prints(&["--format", "json", "--add", "sum.json"])).unwrap();
+    assert_eq!(finding(&again), found);
+
+    // The map of a configuration takes precedence, unless it has an error.
+    let mut env = start(&reports);
+    env.gateway.signal(Signal::TERM);
+    assert!(env.gateway.wait_exit(PATIENCE).success());
+    let bad_map = std::fs::read_to_string(reports.0.path().join("gateway.yaml")).unwrap();
+    for (map, found) in [("{/up: {GET: public}}", 0), ("{/up: {GET: []}}", 1)] {
+        reports.write("gateway.yaml", &bad_map.replace("bad edit", &format!("{{routes: {map}}}")));
+        let (code, stdout, stderr) = reports.usage(&[&words[..], &["--config", "gateway.yaml"]].concat());
+        assert_eq!((code, &*stderr), (0, ""), "{map}");
+        assert_eq!(finding(&serde_json::from_str(&stdout).unwrap()).len(), found, "{map}: {stdout}");
+    }
+
+    // No report names the routes.
+    let (code, stdout, stderr) = reports.usage(&["--format", "json", "--add", "b.json"]);
+    assert!(code == 0 && stderr.starts_with(NO_ROUTES), "{stderr}");
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["deprecated_routes"], Value::Null);
+    of_replica("c", &json!({"/a": {"sunset": "soon"}}));
+    let (code, _, stderr) = reports.usage(&["--add", "c.json"]);
+    let error = "error: c.json: the dates or the link of `/a` in `deprecated_routes` are invalid\n";
+    assert_eq!((code, &*stderr), (1, error));
+}
+
 /// A gateway with a ledger, one allowed and one denied request; and its configuration, as `usage` reads it.
 fn start(reports: &Reports) -> TestEnv {
     let scanner = Verdict::active(&["items:read", "rents:read"]).named("17", "<b>scanner</b>");
@@ -279,7 +333,12 @@ fn usage_reads_the_running_gateway_or_its_ledger() {
 
     env.gateway.signal(Signal::TERM);
     assert!(env.gateway.wait_exit(PATIENCE).success());
-    let afterwards: Value = serde_json::from_str(&reports.prints(&words)).unwrap();
+    // The map of this file has an error, so the routes that the gateway deprecates are not known any more.
+    let (code, stdout, stderr) = reports.usage(&words);
+    assert!(code == 0 && stderr.starts_with(NO_ROUTES), "{stderr}");
+    let mut afterwards: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&told["deprecated_routes"], &afterwards["deprecated_routes"]), (&json!({}), &Value::Null));
+    afterwards["deprecated_routes"] = json!({});
     assert_eq!(afterwards, told);
     let (code, _, stderr) = reports.usage(&[&words[..], &["--token", "9"]].concat());
     assert_eq!(

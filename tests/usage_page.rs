@@ -33,6 +33,7 @@ fn report() -> Value {
     let many: Vec<u32> = (0..20).collect();
     json!({
         "ledgers": ["a"],
+        "deprecated_routes": {},
         "tokens": [
             token("1", "mobile-app-v2", &["*"], 0, json!({"allowed": 31})),
             token("2", "<script>document.title = 'broken'</script>", &["items:read"], 310,

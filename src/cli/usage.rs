@@ -3,6 +3,7 @@
 mod csv;
 mod tables;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::panic;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use jiff::tz::TimeZone;
 use super::admin_client::{AdminError, send_authenticated};
 use super::{ConfigArgument, Exit, output, print_json, read_report, report, show};
 use crate::config;
-use crate::config::settings::{Admin, FindingRules, ListenAddress, Usage};
+use crate::config::settings::{Admin, DeprecatedRoutes, FindingRules, ListenAddress, Usage};
+use crate::policy::deprecation::Deprecation;
 use crate::sanitize::sanitize;
 use crate::usage::add::AddError;
 use crate::usage::ledger::{LedgerError, catch_panics};
@@ -23,7 +25,7 @@ use crate::usage::message::LedgerView;
 use crate::usage::overview::Overview;
 use crate::usage::page::{self, PageContext};
 use crate::usage::query::{ReportQuery, Since};
-use crate::usage::report::Report;
+use crate::usage::report::{DeprecatedRoute, Report, deprecated_routes};
 use crate::usage::report_stream::ReportStream;
 use crate::usage::source::Source;
 
@@ -61,6 +63,11 @@ enum UsageFormat {
     Html,
 }
 
+/// The warning if neither a map nor a report names the deprecated routes.
+const MISSING_ROUTES: &str = "warning: the findings about deprecated routes are missing: no map without errors names the \
+                              routes, nor does a report in `deprecated_routes`\n\
+                              help: correct the map of the configuration; `stockaj-gateway check` lists its errors";
+
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
     #[error("{}: no usage is recorded: `usage` is not set", .0.display())]
@@ -75,6 +82,8 @@ enum UsageError {
     File { file: PathBuf, source: io::Error },
     #[error("{}:{}:{}: not a usage report: {source}", file.display(), source.line(), source.column())]
     NotReport { file: PathBuf, source: serde_json::Error },
+    #[error("{}: the dates or the link of `{}` in `deprecated_routes` are invalid", file.display(), sanitize(route))]
+    DeprecatedRoute { file: PathBuf, route: String },
     #[error("{}: {source}", file.display())]
     Add { file: PathBuf, source: AddError },
     #[error("no usage of a token with the id `{0}` is recorded in this period")]
@@ -111,7 +120,7 @@ impl Arguments {
 
     /// Adds the reports of the files and computes the findings.
     fn merge(&self, local: Option<LocalReport>, now: Timestamp) -> Result<Report, UsageError> {
-        let (mut sum, rules) = match local {
+        let (mut sum, mut rules) = match local {
             Some(LocalReport { report, rules }) => (Some(report), rules),
             None => (None, FindingRules::default()),
         };
@@ -132,7 +141,15 @@ impl Arguments {
         if self.add.is_empty() {
             sum.findings.retain(|finding| self.token.as_ref().is_none_or(|token| *token == finding.token));
         } else {
+            // The map of the configuration, if it is known, else those of the reports.
+            match &rules.deprecated {
+                Some(routes) => sum.deprecated_routes = Some(deprecated_routes(routes)),
+                None => rules.deprecated = sum.deprecated_routes.as_ref().map(|it| parsed(it).into()),
+            }
             sum.assess(&rules, now);
+        }
+        if sum.deprecated_routes.is_none() {
+            report(MISSING_ROUTES);
         }
         Ok(sum)
     }
@@ -141,6 +158,15 @@ impl Arguments {
         let text = read_report(file).map_err(|source| UsageError::File { file: file.to_owned(), source })?;
         let read: Report = serde_json::from_slice(&text)
             .map_err(|source| UsageError::NotReport { file: file.to_owned(), source })?;
+        let invalid = read
+            .deprecated_routes
+            .iter()
+            .flatten()
+            .find(|(_, end)| parse(end).is_none())
+            .map(|(route, _)| route);
+        if let Some(route) = invalid {
+            return Err(UsageError::DeprecatedRoute { file: file.to_owned(), route: route.clone() });
+        }
         let since = self.since.map(|since| since.first_day(TimeZone::UTC.to_datetime(now).date()));
         if since.is_some() && since != read.since {
             let days = read.since.map_or("all days".to_owned(), |day| format!("the days since {day}"));
@@ -177,6 +203,15 @@ impl Arguments {
             }
         }
     }
+}
+
+/// The deprecated routes of a report that is not from a map. Each entry is valid.
+fn parsed(routes: &BTreeMap<String, DeprecatedRoute>) -> DeprecatedRoutes {
+    routes.iter().filter_map(|(route, end)| Some((route.as_str().into(), parse(end)?.into()))).collect()
+}
+
+fn parse(DeprecatedRoute { since, sunset, link }: &DeprecatedRoute) -> Option<Deprecation> {
+    config::parse_deprecation(since.as_deref(), sunset.as_deref(), link.as_deref())
 }
 
 /// The report of a configuration's ledger, through its gateway while that runs. An error has been reported.

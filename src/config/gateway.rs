@@ -183,7 +183,7 @@ fn compile(raw: Gateway, decoder: &mut Decoder<'_>) -> Settings {
     }
     let mut usage = raw.usage.map(|raw| usage::compile(raw.value, decoder));
     if let Some(usage) = &mut usage {
-        usage.findings.deprecated = usage::deprecated_routes(&map);
+        usage.findings.deprecated = Some(usage::deprecated_routes(&map));
     }
     let limited = raw.rate_limit.map(|raw| rate_limit::compile(raw, &map, response, usage.as_ref(), decoder));
     let (rate_limit, quota) = limited.unzip();

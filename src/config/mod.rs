@@ -19,4 +19,5 @@ pub use gateway::{Loaded, load, load_text, load_with, schema};
 pub use language::scalars::duration as parse_duration;
 pub use language::{Failure, Finding, LARGEST, Report, Severity, nearest};
 pub use section_only::{has_decision_listener, load_admin, load_blocked, load_introspection, load_usage};
+pub use sections::abilities::deprecated::parse as parse_deprecation;
 pub use settings::Settings;

@@ -14,7 +14,8 @@ pub fn load_admin(path: &Path) -> Result<settings::Admin, Report> {
     load(path, "admin", |raw, _| admin::compile(raw))
 }
 
-/// Loads `usage`, and the deprecated routes of the map if it has no error. Returns `None` if the section is absent.
+/// Loads `usage`, and the deprecated routes of the map, which are `None` if it has an error. Returns `None` if the section
+/// is absent.
 ///
 /// # Errors
 /// A report of every error in `usage`, or why the file cannot be read.
@@ -26,8 +27,8 @@ pub fn load_usage(path: &Path) -> Result<Option<settings::Usage>, Report> {
         let mut decoder = Decoder::new(environment, &SECRETS);
         let tree = decoder.read_file(path);
         if let Some((raw, mode)) = tree.and_then(|tree| abilities::decode_document(&tree, &mut decoder)) {
-            usage.findings.deprecated =
-                usage::deprecated_routes(&abilities::compile(&raw, mode, &mut decoder));
+            let map = abilities::compile(&raw, mode, &mut decoder);
+            usage.findings.deprecated = (decoder.error_count() == 0).then(|| usage::deprecated_routes(&map));
         }
         usage
     }))

@@ -327,6 +327,9 @@ pub struct Usage {
     pub findings: FindingRules,
 }
 
+/// Deprecated routes by their templates.
+pub type DeprecatedRoutes = BTreeMap<Box<str>, Arc<Deprecation>>;
+
 /// `usage.findings`: the thresholds of findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FindingRules {
@@ -342,8 +345,8 @@ pub struct FindingRules {
     pub least_age: Duration,
     /// `naming` and `environments`: the valid ends of token names, beside versions; `None` if names are not checked.
     pub environments: Option<Box<[Box<str>]>>,
-    /// The routes of the map that are deprecated, by their templates.
-    pub deprecated: Arc<BTreeMap<Box<str>, Arc<Deprecation>>>,
+    /// The routes of the map that are deprecated, by their templates; `None` if the map is not known.
+    pub deprecated: Option<Arc<DeprecatedRoutes>>,
 }
 
 /// The form of log lines.

@@ -22,6 +22,9 @@ pub enum AddError {
     /// The sum would have too many tokens.
     #[error("the reports have more than {MAX_TOKENS} tokens")]
     Tokens,
+    /// The report has too many deprecated routes.
+    #[error("the report has more than {MAX_ENTRIES} deprecated routes")]
+    DeprecatedRoutes,
     /// A token of the report has too many entries.
     #[error("the token {0} has more than {MAX_ENTRIES} rows, days or abilities")]
     Entries(String),
@@ -29,8 +32,8 @@ pub enum AddError {
 
 impl Report {
     /// Adds the report of another ledger for the same days. Counts are summed and saturate, addresses are merged, and
-    /// the latest report of a token determines its description. Findings are cleared: call [`Report::assess`]
-    /// afterwards.
+    /// the latest report of a token determines its description. Of a route that both reports deprecate, the end in this one
+    /// stays. Findings are cleared: call [`Report::assess`] afterwards.
     ///
     /// # Errors
     /// [`AddError`]. The sum is unchanged then.
@@ -42,7 +45,18 @@ impl Report {
         if let Some(token) = other.tokens.iter().find(|token| is_beyond_bounds(token)) {
             return Err(AddError::Entries(token.id.clone()));
         }
+        let own_routes = self.deprecated_routes.iter().flatten().count();
+        let routes = own_routes.saturating_add(other.deprecated_routes.iter().flatten().count());
+        if routes > MAX_ENTRIES {
+            return Err(AddError::DeprecatedRoutes);
+        }
         self.ledgers.extend(other.ledgers);
+        if let Some(routes) = other.deprecated_routes {
+            let own = self.deprecated_routes.get_or_insert_default();
+            for (route, end) in routes {
+                own.entry(route).or_insert(end);
+            }
+        }
         // `None`, the longest period, is the minimum.
         self.since = self.since.min(other.since);
         self.findings.clear();

@@ -8,6 +8,8 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::addresses::AddressSketch;
+use crate::config::settings::DeprecatedRoutes;
+use crate::policy::deprecation::{Deprecation, Moment};
 
 /// The usage of tokens, and findings about them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,11 +20,42 @@ pub struct Report {
     /// The first day of the report; `None` if it covers all recorded days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Date>,
+    /// The deprecated routes by their templates, for findings about the tokens that call them. `None` if they are not known:
+    /// there are no such findings then.
+    #[serde(default)]
+    pub deprecated_routes: Option<BTreeMap<String, DeprecatedRoute>>,
     /// Sorted by id: numeric ids first and in numeric order.
     pub tokens: Vec<TokenUsage>,
     /// Sorted by severity, highest first.
     #[serde(default)]
     pub findings: Vec<Finding>,
+}
+
+/// The announced end of a route, as written in the map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeprecatedRoute {
+    /// `since`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// `sunset`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sunset: Option<String>,
+    /// `link`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+}
+
+/// The deprecated routes of a map, for a report.
+pub fn deprecated_routes(routes: &DeprecatedRoutes) -> BTreeMap<String, DeprecatedRoute> {
+    routes.iter().map(|(route, deprecation)| (route.to_string(), (&**deprecation).into())).collect()
+}
+
+impl From<&Deprecation> for DeprecatedRoute {
+    fn from(deprecation: &Deprecation) -> Self {
+        let Deprecation { since, sunset, link, .. } = deprecation;
+        let text = |moment: &Option<Moment>| moment.as_ref().map(|moment| moment.text.to_string());
+        Self { since: text(since), sunset: text(sunset), link: link.as_deref().map(str::to_owned) }
+    }
 }
 
 /// The usage of one token.

@@ -13,7 +13,7 @@ use super::overview::TokenName;
 use super::query::ReportQuery;
 use super::read::{LedgerQuery, Snapshot, date};
 use super::record::token_key;
-use super::report::{Finding, Report, TokenUsage};
+use super::report::{Finding, Report, TokenUsage, deprecated_routes};
 use crate::config::settings::FindingRules;
 use crate::sanitize::sanitize;
 
@@ -140,6 +140,7 @@ impl<'a> ReportStream<'a> {
         Report {
             ledgers: self.snapshot.iter().filter_map(|it| it.id().map(str::to_owned)).collect(),
             since: self.query.since.map(date),
+            deprecated_routes: self.rules.deprecated.as_deref().map(deprecated_routes),
             ..Report::default()
         }
     }

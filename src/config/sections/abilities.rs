@@ -1,6 +1,6 @@
 //! `abilities`, and map files: the ability map.
 
-mod deprecated;
+pub(crate) mod deprecated;
 mod from;
 mod query;
 mod requirement;

@@ -1,6 +1,5 @@
 //! `usage`: the usage ledger, and the rules for findings.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +9,7 @@ use crate::config::language::{
     ANY, Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OnOff, Period, PrivatePath, Size, Spanned,
     Timeout, Whole, leaf_schema, section,
 };
-use crate::config::settings::{self, FindingRules};
-use crate::policy::deprecation::Deprecation;
+use crate::config::settings::{self, DeprecatedRoutes, FindingRules};
 use crate::policy::map::AbilityMap;
 
 /// Each flush waits for the disk.
@@ -125,7 +123,7 @@ pub(crate) fn compile(raw: Usage, decoder: &mut Decoder<'_>) -> settings::Usage 
 }
 
 /// The deprecated routes of `map`, by their templates.
-pub(crate) fn deprecated_routes(map: &AbilityMap) -> Arc<BTreeMap<Box<str>, Arc<Deprecation>>> {
+pub(crate) fn deprecated_routes(map: &AbilityMap) -> Arc<DeprecatedRoutes> {
     let routes = map.deprecations().map(|(route, deprecation)| (route.into(), Arc::clone(deprecation)));
     Arc::new(routes.collect())
 }
@@ -138,7 +136,7 @@ fn compile_findings(raw: Findings) -> FindingRules {
         addresses: number(raw.addresses),
         denials: number(raw.denials),
         least_age: raw.least_age.0,
-        deprecated: Arc::default(),
+        deprecated: None,
         environments: raw.naming.0.then(|| ENVIRONMENTS.into_iter().map(Into::into).chain(other).collect()),
     }
 }
@@ -161,7 +159,7 @@ impl Default for FindingRules {
             addresses: Some(10),
             denials: Some(5),
             least_age: days(7),
-            deprecated: Arc::default(),
+            deprecated: None,
             environments: Some(ENVIRONMENTS.into_iter().map(Into::into).collect()),
         }
     }

@@ -27,19 +27,17 @@ struct Calls<'a> {
 
 /// The finding about a token that calls deprecated routes: since they are deprecated, if that is known and has begun.
 pub(super) fn deprecated_routes(subject: &Subject<'_>, rules: &FindingRules) -> Option<Finding> {
-    if subject.expired || rules.deprecated.is_empty() {
-        return None;
-    }
+    let deprecated = rules.deprecated.as_ref().filter(|routes| !routes.is_empty() && !subject.expired)?;
     let mut rows = BTreeMap::<&str, Vec<&UsageRow>>::new();
     for row in subject.token.usage.iter().filter(|row| !row.is_additional()) {
-        if row.verdict == Verdict::Allowed && row.count > 0 && rules.deprecated.contains_key(&*row.route) {
+        if row.verdict == Verdict::Allowed && row.count > 0 && deprecated.contains_key(&*row.route) {
             rows.entry(&row.route).or_default().push(row);
         }
     }
     let now = subject.now.as_second();
     let mut calls = Vec::new();
     for (route, rows) in rows {
-        if let Some(deprecation) = rules.deprecated.get(route) {
+        if let Some(deprecation) = deprecated.get(route) {
             calls.extend(calls_of(&rows, route, deprecation, now));
         }
     }
@@ -168,7 +166,7 @@ mod tests {
             let deprecation = Deprecation::new(date(since), date(sunset), link, None).unwrap();
             ((*route).into(), Arc::new(deprecation))
         });
-        FindingRules { deprecated: Arc::new(deprecated.collect()), ..FindingRules::default() }
+        FindingRules { deprecated: Some(Arc::new(deprecated.collect())), ..FindingRules::default() }
     }
 
     fn found(token: &TokenUsage, rules: &FindingRules) -> Option<Finding> {

@@ -66,6 +66,15 @@ fn moment(text: &str) -> Option<Moment> {
     (seconds >= 0).then(|| Moment { seconds, http_date: http_date.into(), text: text.into() })
 }
 
+/// The deprecation with these values of a report; `None` if one is invalid in a map, too.
+pub fn parse(since: Option<&str>, sunset: Option<&str>, link: Option<&str>) -> Option<Deprecation> {
+    let when = |text: Option<&str>| match text {
+        None => Some(None),
+        Some(text) => moment(text).map(Some),
+    };
+    Deprecation::new(when(since)?, when(sunset)?, link.map(Into::into), None).ok()
+}
+
 /// Decodes the value of `deprecated`.
 pub(super) fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Arc<Deprecation>> {
     const KEYS_OF: &str = "a mapping such as `{since: 2026-01-01, sunset: 2026-12-31}`";
