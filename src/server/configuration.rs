@@ -234,7 +234,7 @@ impl Configuration {
         })
     }
 
-    /// The cache of verdicts. It is kept unless introspection could now give other verdicts.
+    /// The cache of verdicts. They are kept unless introspection could now give others. The tokens remain known.
     fn next_shared(
         &self,
         settings: &Settings,
@@ -244,18 +244,14 @@ impl Configuration {
         let before = &*self.settings;
         let (next, present) = (&settings.introspection, &before.introspection);
         let introspections = || IntrospectionLimiter::new(next.max_concurrent);
-        if !gives_same_verdicts(next, present) {
-            let revocations = Arc::clone(self.shared.cache.revocations());
-            let blocks = Arc::clone(self.shared.cache.blocks());
-            let cache =
-                TokenCache::new(&settings.cache, revocations, blocks, Box::new(count_evictions(metrics)));
-            return Arc::new(SharedVerdicts { cache, introspections: introspections() });
-        }
+        let keeps_verdicts = gives_same_verdicts(next, present);
         let same_limits = limiter.has_tokens_of(&self.limiter);
-        if settings.cache == before.cache && next.max_concurrent == present.max_concurrent && same_limits {
+        let is_same = settings.cache == before.cache && next.max_concurrent == present.max_concurrent;
+        if keeps_verdicts && is_same && same_limits {
             return Arc::clone(&self.shared);
         }
-        let cache = self.shared.cache.next_from(&settings.cache, Box::new(count_evictions(metrics)));
+        let on_eviction = Box::new(count_evictions(metrics));
+        let cache = self.shared.cache.next_from(&settings.cache, keeps_verdicts, on_eviction);
         Arc::new(SharedVerdicts { cache, introspections: introspections() })
     }
 

@@ -171,18 +171,21 @@ impl TokenCache {
     }
 
     /// A cache with other settings and copies of the entries. A verdict's rate limit is looked up anew, and no verdict
-    /// serves for longer than the settings of its time or these allow.
-    pub fn next_from(&self, settings: &settings::Cache, on_eviction: OnEviction) -> Self {
+    /// serves for longer than the settings of its time or these allow; none serves at all unless `keeps_verdicts`.
+    pub fn next_from(
+        &self,
+        settings: &settings::Cache,
+        keeps_verdicts: bool,
+        on_eviction: OnEviction,
+    ) -> Self {
         let mut next =
             Self::new(settings, Arc::clone(&self.revocations), Arc::clone(&self.blocks), on_eviction);
         // The copied deadlines were computed by this clock.
         next.clock = self.clock.copy();
-        // Before any copy: an entry that is forgotten from here on is either skipped below or forgotten in both caches.
+        // Before any copy: an entry that is forgotten from here on is either copied as such or forgotten in both caches.
         self.has_successor.store(true, Ordering::SeqCst);
         for (_, entry) in &self.active {
-            if entry.gone.load(Ordering::SeqCst) {
-                continue;
-            }
+            let is_gone = entry.gone.load(Ordering::SeqCst);
             let CacheEntry { verdict, introspected_at, .. } = &*entry;
             let generation = entry.generation.load(Ordering::Relaxed);
             let fresh_until = entry.fresh_until.min(*introspected_at + jittered(settings.ttl));
@@ -195,6 +198,7 @@ impl TokenCache {
                 entry.expires(),
             );
             copy.failed_after.store(entry.failed_after.load(Ordering::Relaxed), Ordering::Relaxed);
+            copy.gone.store(is_gone || !keeps_verdicts, Ordering::SeqCst);
             next.insert(&Arc::new(copy));
         }
         next
@@ -272,6 +276,13 @@ impl TokenCache {
     /// Whether a revocation has named the token of `entry` since its introspection.
     pub fn was_named_in_revocation(&self, entry: &CacheEntry) -> bool {
         self.revocations.is_named_since(entry.generation.load(Ordering::Relaxed), entry.subject())
+    }
+
+    /// Whether the token of an entry that no longer serves is still known as one that was active: it was evicted without a
+    /// revocation that selects it.
+    pub fn is_known(&self, entry: &CacheEntry, now: Instant) -> bool {
+        let generation = entry.generation.load(Ordering::Relaxed);
+        !entry.is_expired(now) && !self.revocations.is_selected_since(generation, entry.subject())
     }
 
     /// Joins the introspection of a token that is in flight, or registers a new one.
@@ -409,14 +420,17 @@ impl TokenCache {
 
     /// Forgets every verdict that `revocation` names, in all workers and in flight, and returns the number of entries. A
     /// revocation in [`TokenCache::revocations`] alone has the same effect, but neither counts nor removes the entries.
+    ///
+    /// The tokens of [`Revocation::All`] remain [known](Self::is_known).
     pub fn revoke(&self, revocation: Revocation) -> usize {
         self.revocations.add(revocation.clone());
         let mut revoked = 0;
         for (hash, entry) in &self.active {
             if revocation.concerns(entry.subject()) {
-                entry.gone.store(true, Ordering::Release);
-                self.active.invalidate(&*hash);
-                revoked += 1;
+                revoked += usize::from(!entry.gone.swap(true, Ordering::AcqRel));
+                if revocation != Revocation::All {
+                    self.active.invalidate(&*hash);
+                }
             }
         }
         revoked

@@ -360,8 +360,9 @@ impl Lookup {
     /// The verdict in the shared cache, or else that of an introspection. `introspected_since` holds for stale verdicts,
     /// too.
     ///
-    /// A token that is known to be active, even by an old verdict, is served whatever else `client` sends. Every other one
-    /// is a failure of `client`, unless introspection reports it as active or gives no verdict.
+    /// A token that is known to be active, even by a verdict that is too old or was evicted, is introspected whatever else
+    /// `client` sends. Every other one is a failure of `client`, unless introspection reports it as active or gives no
+    /// verdict.
     ///
     /// # Errors
     /// As [`Refusal::is_inactive_token`] by the verdict; [`Refusal::NoVerdict`] and [`Refusal::Overloaded`] if there is
@@ -380,7 +381,7 @@ impl Lookup {
             let freshness = cache.freshness(&entry, now);
             (entry, freshness)
         });
-        let fallback = match known {
+        let known = match known {
             Some((entry, Freshness::Fresh | Freshness::Refresh | Freshness::Stale))
                 if !entry.is_introspected_since(introspected_since) =>
             {
@@ -407,12 +408,13 @@ impl Lookup {
                 Some(entry)
             }
             Some((entry, Freshness::Outdated)) => Some(entry),
-            Some((_, Freshness::Evicted)) | None => None,
+            Some((entry, Freshness::Evicted)) => Some(entry).filter(|entry| cache.is_known(entry, now)),
+            None => None,
         };
         // Blocks first: shadow mode may forward inactive tokens, and no blocked ones.
         let why = if self.blocks_text(token.secret()) {
             Some(Inactivity::Blocked)
-        } else if fallback.is_none() {
+        } else if known.as_ref().is_none_or(|entry| entry.is_gone()) {
             cache.inactive(&hash)
         } else {
             None
@@ -421,8 +423,8 @@ impl Lookup {
             self.count(LookupResult::NegativeHit, stats);
             return Err(failed(client, refusal(why)));
         }
-        let id = fallback.as_ref().map(|entry| &entry.verdict.id);
-        let client = client.filter(|_| fallback.is_none());
+        let id = known.as_ref().map(|entry| &entry.verdict.id);
+        let client = client.filter(|_| known.is_none());
         let outcome = self.outcome(hash, id, request, client, stats).await?;
         let now = Instant::now();
         let refused = match outcome {
@@ -432,7 +434,7 @@ impl Lookup {
             IntrospectionResult::NoVerdict(_) => Refusal::NoVerdict,
             IntrospectionResult::Overloaded => Refusal::Overloaded,
         };
-        match fallback {
+        match known {
             Some(entry)
                 if entry.is_introspected_since(introspected_since)
                     && cache.freshness(&entry, now) == Freshness::Stale =>

@@ -121,10 +121,19 @@ impl Revocations {
 
     /// Whether a stored revocation concerns `subject` after `generation`.
     pub fn is_named_since(&self, generation: u64, subject: Subject<'_>) -> bool {
+        self.any_since(generation, |it| *it != Revocation::Missed && it.concerns(subject))
+    }
+
+    /// Whether a stored revocation that does not concern all tokens concerns `subject` after `generation`.
+    pub fn is_selected_since(&self, generation: u64, subject: Subject<'_>) -> bool {
+        let is_of_all = |it: &Revocation| matches!(it, Revocation::All | Revocation::Missed);
+        self.any_since(generation, |it| !is_of_all(it) && it.concerns(subject))
+    }
+
+    fn any_since(&self, generation: u64, is_wanted: impl Fn(&Revocation) -> bool) -> bool {
         self.generation() != generation && {
             let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            after(&latest, generation)
-                .any(|revocation| *revocation != Revocation::Missed && revocation.concerns(subject))
+            after(&latest, generation).any(is_wanted)
         }
     }
 }
@@ -222,8 +231,13 @@ mod tests {
         );
         revocations.add(Revocation::All);
         assert!(revocations.is_revoked_since(before, SUBJECT) && revocations.is_named_since(before, SUBJECT));
+        assert!(!revocations.is_selected_since(before, SUBJECT));
         let after = revocations.generation();
         assert!(!revocations.is_named_since(after, SUBJECT));
+        revocations.add(Revocation::Id("18".into()));
+        assert!(!revocations.is_selected_since(before, SUBJECT));
+        revocations.add(Revocation::Secret(SECRET));
+        assert!(revocations.is_selected_since(after, SUBJECT) && revocations.is_named_since(after, SUBJECT));
     }
 
     #[test]

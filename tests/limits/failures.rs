@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::assert_too_often;
 use crate::support::http2::Http2Client;
-use crate::support::{Answer, RawClient, TestEnv, Verdict};
+use crate::support::{Answer, OPERATED, RawClient, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
 /// Refills so slowly that a test does not notice.
@@ -92,6 +92,44 @@ fn outdated_verdict_is_known_and_introspected_again() {
     // Found to be inactive, it is like any other from then on.
     env.introspector.deactivate("1|reader");
     thread::sleep(Duration::from_millis(80));
+    exhaust(&mut client);
+    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 401);
+    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 429);
+}
+
+/// The verdicts are gone and the tokens are known: all are introspected again, whoever shares their address.
+#[test]
+fn tokens_are_known_after_a_revocation_of_all_and_after_a_reload_of_the_introspection() {
+    let env = start(&format!("{ONE}{OPERATED}"));
+    let mut client = env.gateway.client();
+    let mut round = 0;
+    let mut is_known = |env: &TestEnv, client: &mut RawClient, what: &str| {
+        exhaust(client);
+        round += 1;
+        assert_eq!(env.introspector.calls_for("1|reader"), round, "{what}");
+        assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200, "{what}");
+        assert_eq!(
+            env.introspector.calls_for("1|reader"),
+            round + 1,
+            "{what}: not served by the old verdict"
+        );
+    };
+    for what in ["revoke --all", "revoke --all again"] {
+        assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"all":true}"#).json()["revoked"], 1, "{what}");
+        is_known(&env, &mut client, what);
+    }
+    env.gateway.edit("introspection:\n", "introspection:\n  response: {context: /data/context}\n");
+    assert!(env.gateway.reload());
+    is_known(&env, &mut env.gateway.client(), "reload");
+    let mut client = env.gateway.client();
+    // Not one that a revocation names, nor one that was found to be inactive since.
+    assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"id":"1"}"#).json()["revoked"], 1);
+    exhaust(&mut client);
+    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 429);
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(client.get(ITEMS, Some("1|reader")).status, 200);
+    assert_eq!(env.operator("POST", "/tokens/revoke", r#"{"all":true}"#).json()["revoked"], 1);
+    env.introspector.deactivate("1|reader");
     exhaust(&mut client);
     assert_eq!(client.get(ITEMS, Some("1|reader")).status, 401);
     assert_eq!(client.get(ITEMS, Some("1|reader")).status, 429);

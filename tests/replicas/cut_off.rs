@@ -70,6 +70,31 @@ fn disconnected_replica_uses_no_verdict_beyond_its_ttl() {
     assert!(took < Duration::from_millis(2500), "{took:?}");
 }
 
+/// Each token is introspected again then, and none of them is limited by the failures of others.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn tokens_are_known_after_another_redis_session() {
+    let mut redis = Redis::start();
+    let yaml = "limits: {failures_per_address: 1}\ncache: {ttl: 1h, negative_ttl: 1h}\n";
+    let fleet = Fleet::new(&[url(&redis)], yaml);
+    for token in ["17|known", "18|revoked"] {
+        fleet.know(token);
+        fleet.use_token(token);
+    }
+    redis.kill();
+    disconnected(&fleet.gateways[0]);
+    redis.restart();
+    connected(&fleet.gateways[0]);
+    fleet.revoke(0, &json!({ "id": "18" }));
+    let is_limited = |number: u32| fleet.status(0, &format!("{number}|guessed")) == 429;
+    assert!((0..200).any(is_limited), "never limited");
+    assert_eq!(fleet.introspector.calls_for("17|known"), 1);
+    assert_eq!(fleet.status(0, "17|known"), 200);
+    assert_eq!(fleet.introspector.calls_for("17|known"), 2);
+    assert!((0..200).any(is_limited), "never limited");
+    assert_eq!(fleet.status(0, "18|revoked"), 429);
+}
+
 #[test]
 #[ignore = "needs redis-server: tests/run"]
 fn redis_restarted_empty_fails_no_request() {

@@ -218,7 +218,9 @@ fn revocation_evicts_named_tokens_from_every_cache() {
         for ((number, entry), forgotten) in (1..).zip(&cached).zip(forgotten) {
             let gone = cache.freshness(entry, Instant::now()) == Freshness::Evicted;
             assert_eq!(gone, forgotten, "{revocation:?} of {number}");
-            assert_eq!(cache.active(&hash(number)).is_none(), forgotten, "{revocation:?} of {number}");
+            let is_kept = !forgotten || revocation == Revocation::All;
+            assert_eq!(cache.active(&hash(number)).is_some(), is_kept, "{revocation:?} of {number}");
+            assert_eq!(cache.is_known(entry, Instant::now()), is_kept, "{revocation:?} of {number}");
         }
         // A revocation evicts; later introspections are cached again.
         let again = store(&cache, hash(1), verdict("17", "scanner"));
@@ -351,13 +353,38 @@ fn feedback_to_an_old_cache_applies_to_its_successors() {
     for number in 1..=3 {
         store(&old, hash(number), verdict(&number.to_string(), "kept"));
     }
-    let next = old.next_from(&settings(), Box::new(|_| {}));
-    let after = next.next_from(&settings(), Box::new(|_| {}));
+    let next = old.next_from(&settings(), true, Box::new(|_| {}));
+    let after = next.next_from(&settings(), true, Box::new(|_| {}));
     old.forget_entry(&hash(1));
     old.store_inactive(unknown(&hash(2)), Inactivity::Inactive, old.generation());
     for cache in [&next, &after] {
         let freshness = |number| cache.freshness(&cache.active(&hash(number)).unwrap(), Instant::now());
         assert_eq!([1, 2, 3].map(freshness), [Freshness::Evicted, Freshness::Evicted, Freshness::Fresh]);
+    }
+}
+
+/// Such as with another introspector. A verdict that was revoked before serves neither.
+#[test]
+fn tokens_are_known_in_a_next_cache_that_keeps_no_verdict() {
+    for (keeps_verdicts, of_the_last) in [(true, Freshness::Fresh), (false, Freshness::Evicted)] {
+        let old = cache(&settings());
+        for number in 1..=3 {
+            store(&old, hash(number), verdict(&number.to_string(), "kept"));
+        }
+        old.revoke(Revocation::Id("1".into()));
+        old.revoke(Revocation::All);
+        store(&old, hash(3), verdict("3", "kept"));
+        let next = old.next_from(&settings(), keeps_verdicts, Box::new(|_| {}));
+        assert!(next.active(&hash(1)).is_none());
+        for (number, expected) in [(2, Freshness::Evicted), (3, of_the_last)] {
+            let entry = next.active(&hash(number)).unwrap();
+            assert_eq!(next.freshness(&entry, Instant::now()), expected, "{number}");
+            assert!(next.is_known(&entry, Instant::now()), "{number}");
+        }
+        assert_eq!(next.revoke(Revocation::All), usize::from(keeps_verdicts), "the others are gone already");
+        assert!(next.entries(Instant::now()).is_empty());
+        next.revoke(Revocation::Id("2".into()));
+        assert!(next.active(&hash(2)).is_none());
     }
 }
 
@@ -552,7 +579,7 @@ fn setting_the_clock_during_a_reload_is_not_lost() {
     let hour = Duration::from_secs(3600);
     let (entry, now) = expiring(&old, hour);
     let wall = entry.verdict.expires_at.unwrap() - hour;
-    let next = old.next_from(&settings(), Box::new(|_| {}));
+    let next = old.next_from(&settings(), true, Box::new(|_| {}));
     assert!(next.follow_wall_clock(Reading { now, wall: wall + hour }).is_some());
     let copy = next.active(&hash(1)).unwrap();
     assert_eq!(next.freshness(&copy, now), Freshness::Expired);
