@@ -1,12 +1,15 @@
 //! nginx, Traefik, Caddy and Envoy with the shipped files of `deploy/proxies/`: each forwards exactly what the gateway
 //! allows.
 
+mod behind_another; // with the edits of the pages for a load balancer in front
 mod caddy;
+mod caddy_old; // its oldest version
 mod envoy_grpc;
 mod envoy_http;
 mod failures; // revocation, outages of the introspector and of the gateway
 mod messages; // what the backend receives, and what refused clients receive
 mod nginx;
+mod pages; // versions, and edits for a load balancer
 mod traefik;
 
 use crate::abilities::{GUIDE, all_but, guide, shipped_with, token};

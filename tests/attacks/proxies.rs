@@ -37,7 +37,9 @@ fn is_harmless(request: &Request) -> bool {
 
 fn fault(kind: Kind, request: &Request) -> Option<String> {
     let judged = match kind {
-        Kind::Caddy | Kind::EnvoyHttp | Kind::EnvoyGrpc if is_harmless(request) => judge_damaged(request),
+        Kind::Caddy | Kind::OldCaddy | Kind::EnvoyHttp | Kind::EnvoyGrpc if is_harmless(request) => {
+            judge_damaged(request)
+        }
         _ => judge(request),
     };
     judged.err().map(|fault| format!("{fault}: {}", request.raw_head.escape_ascii()))

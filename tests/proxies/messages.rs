@@ -78,12 +78,13 @@ pub(super) fn assert_fields(kind: Kind) {
 /// Credentials of public routes arrive as sent.
 pub(super) fn assert_public(kind: Kind) {
     let proxied = start(kind, "");
-    let sent = [("Authorization", "Basic x"), ("Cookie", "a=b")];
+    // Caddy has placeholders in braces.
+    let sent = [("Authorization", "Basic {env.HOME}"), ("Cookie", "a=b; c={env.HOME}")];
     assert_eq!(proxied.ask("GET", "/up", &sent, b"").status, 200);
     let arrived = proxied.env.backend.take_requests();
     let [request] = &arrived[..] else { panic!("{arrived:?}") };
     let seen = [request.field("authorization"), request.field("cookie")];
-    assert_eq!(seen, [Some("Basic x"), Some("a=b")], "{kind:?}");
+    assert_eq!(seen, [Some("Basic {env.HOME}"), Some("a=b; c={env.HOME}")], "{kind:?}");
 }
 
 /// Targets arrive as described, and those that are not canonical do not arrive.
@@ -123,8 +124,8 @@ pub(super) fn assert_targets(kind: Kind) {
         let arrived = proxied.env.backend.take_requests();
         match (kind, &arrived[..]) {
             (_, []) => assert!([400, 403].contains(&response.status), "{kind:?} {target}: {response:?}"),
-            // Normalises the path before it describes the request.
-            (Kind::Traefik, [request]) => {
+            // Decodes letters, and writes hexadecimal digits in upper case, before it describes the request.
+            (Kind::Traefik, [request]) if ["%69", "%7e", "%c3"].iter().any(|it| target.contains(it)) => {
                 assert_eq!(proxied.env.status(&request.target, READER), 200, "{target}");
                 let canonical = proxied.env.backend.take_requests().remove(0).target;
                 assert_eq!(request.target, canonical, "{target}");

@@ -1,6 +1,6 @@
 //! nginx with `deploy/proxies/nginx.conf`.
 
-use super::{assert_guide, failures, messages};
+use super::{assert_guide, behind_another, failures, messages};
 use crate::attacks::proxies::{assert_attacks_by_queries_fail, assert_attacks_fail};
 use crate::support::proxies::Kind;
 
@@ -88,4 +88,16 @@ fn connection_options_remove_no_field_of_the_decision() {
 #[ignore = "needs nginx: tests/run"]
 fn upgrades_do_not_arrive() {
     messages::assert_upgrades(KIND);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn networks_apply_to_the_client_of_a_load_balancer() {
+    behind_another::assert_networks(KIND);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn fields_that_a_load_balancer_passes_on_describe_no_other_request() {
+    behind_another::assert_descriptions(KIND);
 }

@@ -89,11 +89,7 @@ impl RawClient {
 
     /// Connects from another loopback address, such as 127.0.0.2.
     pub fn connect_from(source: &str, address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let source: IpAddr = source.parse().unwrap();
-        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
-        socket.connect_timeout(&address.into(), PATIENCE).expect("a connection");
-        Self::over(patient(socket.into()))
+        Self::over(connect_from(source, address))
     }
 
     fn over(socket: TcpStream) -> Self {
@@ -298,6 +294,15 @@ pub fn is_close(error: &io::Error) -> bool {
 /// Connects with a deadline for every read and write.
 pub fn connect(address: SocketAddr) -> TcpStream {
     patient(TcpStream::connect_timeout(&address, PATIENCE).expect("a connection"))
+}
+
+/// The same from another loopback address.
+pub fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let source: IpAddr = source.parse().unwrap();
+    socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+    socket.connect_timeout(&address.into(), PATIENCE).expect("a connection");
+    patient(socket.into())
 }
 
 fn patient(socket: TcpStream) -> TcpStream {

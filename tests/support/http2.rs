@@ -12,7 +12,7 @@ use httlib_hpack::Decoder;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::certificate::Authority;
-use super::client::{PATIENCE, Response, Stream, connect, is_close};
+use super::client::{PATIENCE, Response, Stream, connect, connect_from, is_close};
 use super::wire::Fields;
 
 /// The client connection preface (RFC 9113 section 3.4).
@@ -178,6 +178,14 @@ impl Http2Client {
     /// Connects, and sends the preface and empty SETTINGS.
     pub fn connect(address: SocketAddr) -> Self {
         let mut client = Self::silent(address);
+        client.greet(&[]);
+        client
+    }
+
+    /// Connects from another loopback address, such as 127.0.0.2.
+    pub fn connect_from(source: &str, address: SocketAddr) -> Self {
+        let socket = connect_from(source, address);
+        let mut client = Self::over(Box::new(socket.try_clone().unwrap()), Some(socket));
         client.greet(&[]);
         client
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::browser::KillOnDrop;
 use super::gateway::{Logs, spawn};
+use super::http2::{Http2Client, Outcome};
 use super::{RawClient, TestEnv};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -20,23 +21,39 @@ const START: Duration = Duration::from_secs(60);
 /// The address of clients. Proxies have another: a client with the address of a trusted proxy may set forwarding fields.
 pub const CLIENT: &str = "127.0.0.2";
 
+/// A part of a shipped file, and its replacement.
+pub type Edit = (&'static str, &'static str);
+
+const NGINX_BEHIND_ANOTHER: &str = "underscores_in_headers off;
+set_real_ip_from 10.0.0.0/8;
+real_ip_header X-Forwarded-For;
+real_ip_recursive on;";
+const CADDY_BEHIND_ANOTHER: &str = "admin off
+servers {
+\ttrusted_proxies static 10.0.0.0/8
+}";
+const ENVOY_BEHIND_ANOTHER: &str = "use_remote_address: true
+                xff_num_trusted_hops: 1";
+
 /// A proxy, and how it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Nginx,
     Traefik,
     Caddy,
+    /// The oldest version that is safe with the shipped file.
+    OldCaddy,
     EnvoyHttp,
     EnvoyGrpc,
 }
 
 impl Kind {
     /// Its files, the main one first.
-    fn files(self) -> &'static [&'static str] {
+    pub fn files(self) -> &'static [&'static str] {
         match self {
             Self::Nginx => &["nginx.conf"],
             Self::Traefik => &["traefik.yaml", "traefik-routes.yaml"],
-            Self::Caddy => &["Caddyfile"],
+            Self::Caddy | Self::OldCaddy => &["Caddyfile"],
             Self::EnvoyHttp => &["envoy-http.yaml"],
             Self::EnvoyGrpc => &["envoy-grpc.yaml"],
         }
@@ -56,6 +73,43 @@ impl Kind {
         section.replace("127.0.0.1:8081", "127.0.0.1:0")
     }
 
+    /// Its page in `docs/guides/`.
+    pub fn page(self) -> String {
+        let name = match self {
+            Self::Nginx => "nginx",
+            Self::Traefik => "traefik",
+            Self::Caddy | Self::OldCaddy => "caddy",
+            Self::EnvoyHttp | Self::EnvoyGrpc => "envoy",
+        };
+        fs::read_to_string(format!("{ROOT}/docs/guides/decisions-for-{name}.md")).unwrap()
+    }
+
+    /// The edits of its files behind another proxy with an address in 10.0.0.0/8.
+    pub fn behind_another(self) -> &'static [Edit] {
+        match self {
+            Self::Nginx => &[("underscores_in_headers off;", NGINX_BEHIND_ANOTHER)],
+            Self::Traefik => &[
+                ("trustedIPs: []", "trustedIPs: [10.0.0.0/8]"),
+                ("trustForwardHeader: false", "trustForwardHeader: true"),
+            ],
+            Self::Caddy | Self::OldCaddy => &[("admin off", CADDY_BEHIND_ANOTHER)],
+            Self::EnvoyHttp | Self::EnvoyGrpc => {
+                &[(", {remove: x-forwarded-for}", ""), ("use_remote_address: true", ENVOY_BEHIND_ANOTHER)]
+            }
+        }
+    }
+
+    /// The edits after which it accepts HTTP/2 without TLS.
+    pub fn with_http2(self) -> &'static [Edit] {
+        match self {
+            Self::Nginx => &[("listen 127.0.0.1:8080;", "listen 127.0.0.1:8080 http2;")],
+            Self::Caddy | Self::OldCaddy => {
+                &[("admin off", "admin off\n\tservers {\n\t\tprotocols h1 h2c\n\t}")]
+            }
+            Self::Traefik | Self::EnvoyHttp | Self::EnvoyGrpc => &[],
+        }
+    }
+
     fn command(self, directory: &Path) -> Command {
         let file = directory.join(self.files()[0]);
         let mut command = match self {
@@ -71,8 +125,9 @@ impl Kind {
                 command.arg(format!("--configFile={}", file.display()));
                 command
             }
-            Self::Caddy => {
-                let mut command = Command::new(format!("{ROOT}/target/caddy/bin/caddy"));
+            Self::Caddy | Self::OldCaddy => {
+                let name = if self == Self::Caddy { "caddy" } else { "caddy-2.9" };
+                let mut command = Command::new(format!("{ROOT}/target/{name}/bin/caddy"));
                 command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
                 command
             }
@@ -107,6 +162,8 @@ pub struct Proxied {
     pub kind: Kind,
     pub env: TestEnv,
     pub address: SocketAddr,
+    /// nginx 1.22 has one protocol at an address without TLS.
+    accepts_http1: bool,
     process: Option<KillOnDrop>,
     logs: Arc<Logs>,
     _directory: tempfile::TempDir,
@@ -116,6 +173,24 @@ impl Proxied {
     /// Starts a proxy with its shipped files, of which only the ports change. The environment has the section
     /// [`Kind::decision`] and a public route `/up`.
     pub fn start(kind: Kind, env: TestEnv) -> Self {
+        Self::edited(kind, env, &[])
+    }
+
+    /// The same behind another proxy at [`CLIENT`].
+    pub fn behind_another(kind: Kind, env: TestEnv) -> Self {
+        let edits = kind.behind_another().iter();
+        let edits: Vec<_> = edits.map(|(old, new)| (*old, new.replace("10.0.0.0/8", CLIENT))).collect();
+        let edits: Vec<_> = edits.iter().map(|(old, new)| (*old, &**new)).collect();
+        Self::edited(kind, env, &edits)
+    }
+
+    /// The same with clients that speak HTTP/2.
+    pub fn with_http2(kind: Kind, env: TestEnv) -> Self {
+        Self::edited(kind, env, kind.with_http2())
+    }
+
+    /// The same with other edits.
+    fn edited(kind: Kind, env: TestEnv, edits: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // nginx changes its user.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
@@ -123,13 +198,14 @@ impl Proxied {
         let decision = env.gateway.wait_for_listener("decision");
         let ports = [("8080", address), ("8081", decision), ("8000", env.backend.address())];
         let texts = kind.files().iter().map(|name| shipped(name)).collect::<String>();
-        for (port, _) in ports {
-            assert!(texts.contains(port), "no {port}");
+        for part in ports.iter().map(|(port, _)| port).chain(edits.iter().map(|(old, _)| old)) {
+            assert!(texts.contains(part), "no {part}");
         }
+        let edited = |name: &str| edits.iter().fold(shipped(name), |text, (old, new)| text.replace(old, new));
         for name in kind.files() {
             // In two steps: a new port may equal another's old one.
             let marked =
-                ports.iter().fold(shipped(name), |text, (port, _)| text.replace(port, &format!("<{port}>")));
+                ports.iter().fold(edited(name), |text, (port, _)| text.replace(port, &format!("<{port}>")));
             let text = ports.iter().fold(marked, |text, (port, address)| {
                 text.replace(&format!("<{port}>"), &address.port().to_string())
             });
@@ -137,7 +213,8 @@ impl Proxied {
         }
         let (child, logs) = spawn(&mut kind.command(directory.path()));
         let process = Some(KillOnDrop(child));
-        let proxied = Self { kind, env, address, process, logs, _directory: directory };
+        let accepts_http1 = !edits.iter().any(|(_, new)| new.ends_with("http2;"));
+        let proxied = Self { kind, env, address, accepts_http1, process, logs, _directory: directory };
         proxied.wait();
         proxied
     }
@@ -146,16 +223,27 @@ impl Proxied {
     fn wait(&self) {
         let end = Instant::now() + START;
         loop {
-            if TcpStream::connect(self.address).is_ok()
-                && let Ok(response) = self.client().try_request("GET", "/up", &[], b"")
-                && response.status == 200
-            {
+            if TcpStream::connect(self.address).is_ok() && self.is_ready() {
                 self.env.backend.take_requests();
                 return;
             }
             assert!(Instant::now() < end, "not ready:\n{}", self.logs.all().join("\n"));
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        if self.accepts_http1 {
+            let response = self.client().try_request("GET", "/up", &[], b"");
+            return response.is_ok_and(|response| response.status == 200);
+        }
+        let outcome = self.http2_client().request("GET", "/up", &[], b"");
+        matches!(outcome, Outcome::Answer(response) if response.status == 200)
+    }
+
+    /// Connects to the proxy from [`CLIENT`], by HTTP/2.
+    pub fn http2_client(&self) -> Http2Client {
+        Http2Client::connect_from(CLIENT, self.address)
     }
 
     /// Connects to the proxy from [`CLIENT`].
