@@ -22,6 +22,7 @@ use crate::backend::body::discard;
 use crate::catch_panic::CatchPanic;
 use crate::config::settings::AnswerStyle;
 use crate::downstream::Downstream;
+use crate::downstream::state::Shutdown;
 use crate::policy::deprecation::Deprecation;
 use crate::policy::described::{DescriptionError, DescriptionStyle, check_spellings, describe};
 use crate::policy::grant::{
@@ -105,7 +106,7 @@ impl Gateway {
         self.answer_description(downstream, head, body).await
     }
 
-    /// Answers a peer that may not ask.
+    /// Answers a peer that may not ask, and ends its connection, which would take one from others.
     fn reject_peer(
         &self,
         downstream: &Rc<Downstream>,
@@ -114,6 +115,7 @@ impl Gateway {
     ) -> Response<ResponseBody> {
         let peer = downstream.address.map(tracing::field::display);
         tracing::warn!(peer, "request for a decision rejected: the peer is not in decision.trusted_proxies");
+        downstream.connection().unwrap_or(downstream).state.request_shutdown(Shutdown::Announced);
         let mut record = begin_record(self, downstream, head);
         discard_rest(head.version, body, downstream);
         let response = own::refuse(&Refusal::Denied, record.request_id.clone());

@@ -13,10 +13,10 @@ use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
 use super::acceptor::Accepted;
-use super::dispatcher::{Admitted, TooManyConnections};
+use super::dispatcher::Admitted;
 use super::http2_flood::PREFACE;
 use super::proxy_protocol::{self, HeaderError, ProxiedClient};
-use super::rejected::overload_response;
+use super::rejected::{TooManyConnections, overload_response};
 use super::tls::Certificates;
 use super::transport::{RecordedIo, Transport};
 use super::worker::state::{Worker, WorkerState};
@@ -37,7 +37,7 @@ enum Protocol {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
-    let Admitted { accepted, listener, mut count } = admitted;
+    let Admitted { accepted, listener, mut count, slot } = admitted;
     let state = worker.state();
     let settings = state.gateway.settings();
     let (mut address, stream) = match accepted {
@@ -105,7 +105,7 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
         // Boxed, so that the futures of HTTP/1 connections stay small.
         Protocol::Http2 => Box::pin(http2::serve(&worker, state, &downstream, recorded)).await,
     }
-    drop(count);
+    drop((count, slot));
 }
 
 /// Reads the PROXY header of a connection from `proxy`. Returns `None` if the connection is closed.

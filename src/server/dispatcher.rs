@@ -11,7 +11,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::acceptor::Accepted;
 use super::configuration::Configuration;
-use super::rejected::{RejectedConnections, overload_response};
+use super::decision_slots::{DecisionConnections, DecisionSlot, Peer};
+use super::rejected::{RejectedConnections, TooManyConnections, overload_response};
 use crate::config::settings::Settings;
 use crate::downstream::ClientListener;
 use crate::limits::addresses::{AddressConnections, ConnectionGuard};
@@ -22,6 +23,8 @@ pub(super) struct Admitted {
     pub(super) accepted: Accepted,
     pub(super) listener: ClientListener,
     pub(super) count: AddressCount,
+    /// `None` for connections to the proxy listener.
+    pub(super) slot: Option<DecisionSlot>,
 }
 
 /// Whether a connection counts for `limits.connections_per_address`.
@@ -59,10 +62,6 @@ fn admit(limit: &AddressLimit, address: IpAddr) -> Result<ConnectionGuard, TooMa
     limit.lock().unwrap_or_else(PoisonError::into_inner).admit(address).ok_or(TooManyConnections)
 }
 
-/// The address has the most connections that are allowed.
-#[derive(Debug)]
-pub(super) struct TooManyConnections;
-
 /// A command for a worker.
 pub(super) enum WorkerCommand {
     /// Serves a connection.
@@ -99,6 +98,8 @@ pub(super) struct Dispatcher {
     next: usize,
     settings: Arc<Settings>,
     address_limit: Option<AddressLimit>,
+    /// `None` if there is no decision listener.
+    decisions: Option<DecisionConnections>,
     rejected: RejectedConnections,
 }
 
@@ -109,7 +110,8 @@ impl Dispatcher {
         rejected: RejectedConnections,
     ) -> Self {
         let address_limit = settings.limits.connections_per_address.map(address_limit);
-        Self { workers, next: 0, settings, address_limit, rejected }
+        let decisions = settings.decision.address.as_ref().map(|_| DecisionConnections::default());
+        Self { workers, next: 0, settings, address_limit, decisions, rejected }
     }
 
     /// The current settings.
@@ -141,18 +143,38 @@ impl Dispatcher {
     pub(super) fn dispatch(&mut self, accepted: Accepted, listener: ClientListener) {
         let loads: Vec<usize> =
             self.workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect();
-        if loads.iter().sum::<usize>() >= self.settings.limits.connections {
-            return self.reject(accepted, listener);
-        }
+        let total = loads.iter().sum();
+        let Ok(slot) = self.admit(&accepted, listener, total) else { return self.reject(accepted, listener) };
         let Ok(count) = self.count(&accepted, listener) else { return self.reject(accepted, listener) };
         let workers = loads.len();
         let best = (0..workers).map(|step| (self.next + step) % workers).min_by_key(|&index| loads[index]);
         let Some(worker) = best.and_then(|index| self.workers.get(index)) else { return };
         self.next = best.map_or(0, |index| index + 1);
         worker.load.fetch_add(1, Ordering::Relaxed);
-        if !worker.send(WorkerCommand::Serve(Admitted { accepted, listener, count })) {
+        if !worker.send(WorkerCommand::Serve(Admitted { accepted, listener, count, slot })) {
             worker.load.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Admits a connection beside `total` others.
+    fn admit(
+        &self,
+        accepted: &Accepted,
+        listener: ClientListener,
+        total: usize,
+    ) -> Result<Option<DecisionSlot>, TooManyConnections> {
+        let Settings { decision, limits, .. } = &*self.settings;
+        let Some(decisions) = &self.decisions else {
+            return if total < limits.connections { Ok(None) } else { Err(TooManyConnections) };
+        };
+        let peer = match (listener, accepted) {
+            (ClientListener::Proxy, _) => Peer::Client,
+            (ClientListener::Decision, Accepted::Tcp(_, address)) if !decision.trusts(Some(address.ip())) => {
+                Peer::Rejected
+            }
+            (ClientListener::Decision, _) => Peer::Proxy,
+        };
+        decisions.admit(peer, total, limits.connections)
     }
 
     fn count(

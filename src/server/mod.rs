@@ -7,6 +7,7 @@ mod acceptor;
 mod complete_heads;
 mod configuration;
 mod connection;
+mod decision_slots;
 mod dispatcher;
 mod header_blocks;
 mod http1;

@@ -14,6 +14,10 @@ use crate::telemetry::metrics::{RouteLabel, WorkerMetrics};
 /// Shortest pause between two log lines.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
+/// There are as many connections as are allowed.
+#[derive(Debug)]
+pub(super) struct TooManyConnections;
+
 /// Counts and logs the rejected connections of one thread.
 pub(super) struct RejectedConnections {
     metrics: WorkerMetrics,

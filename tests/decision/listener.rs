@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::{DECISION, ITEMS, PATH_PREFIX, READER, in_every_style, start};
 use crate::support::decision::{Asker, CHECK, Style, call};
-use crate::support::http2::Http2Client;
+use crate::support::http2::{Http2Client, NO_ERROR};
 use crate::support::{Authority, PATIENCE, RawClient, TestEnv};
 
 const FORBIDDEN: &str = r#"{"message":"This action is unauthorized."}"#;
@@ -17,10 +17,10 @@ fn other_peers_get_403_on_every_request() {
     for (settings, answer) in [(DECISION, "status"), (DECISION, "header"), (PATH_PREFIX, "status")] {
         let settings = settings.replace("127.0.0.0/8", "127.0.0.2, 10.0.0.0/8");
         let env = start(&format!("{settings}  answer: {answer}\n"));
-        let mut client = RawClient::connect(env.decision());
         let described =
             [("x-original-method", "GET"), ("x-original-uri", "/up"), ("x-forwarded-for", "127.0.0.2")];
         for target in ["/auth", "/decision/up", "/up", "/metrics"] {
+            let mut client = RawClient::connect(env.decision());
             let response = client.request("GET", target, &described, b"");
             assert_eq!((response.status, response.text()), (403, FORBIDDEN), "{target}");
             assert_eq!(response.field("content-type"), Some("application/json"));
@@ -50,6 +50,7 @@ fn reload_changes_who_may_ask_and_how() {
     assert!(env.gateway.reload());
     // Also on a connection that was opened before.
     assert_eq!(asker.ask_with("GET", ITEMS, READER).status, 403);
+    let mut asker = env.asker(Style::Original);
     env.gateway.edit("[127.0.0.9]", "[127.0.0.1]\n  answer: header");
     assert!(env.gateway.reload());
     let decision = asker.ask_with("PUT", ITEMS, READER);
@@ -145,15 +146,75 @@ fn clients_address_is_the_last_untrusted_one() {
 }
 
 #[test]
-fn connections_of_proxies_count() {
-    let env = start(&format!("{DECISION}limits: {{connections: 2}}\n"));
+fn connection_of_another_peer_ends_with_its_403() {
+    let env = start(&DECISION.replace("127.0.0.0/8", "127.0.0.2"));
+    let mut client = RawClient::connect(env.decision());
+    let refused = client.get("/auth", None);
+    assert_eq!((refused.status, refused.field("connection")), (403, Some("close")));
+    assert_eq!(client.read_until_close(), b"");
+    let mut client = RawClient::connect(env.decision());
+    client.send("GET /auth HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert_eq!((client.response().status, client.read_until_close()), (403, Vec::new()));
+    let mut client = Http2Client::connect(env.decision());
+    assert_eq!(call(&mut client, CHECK, b"\0\0\0\0\0").status, 403);
+    assert_eq!(client.end(), Some(NO_ERROR));
+    // Also if the proxy could ask before.
+    let mut trusted = RawClient::connect_from("127.0.0.2", env.decision());
+    let fields = [("x-original-method", "GET"), ("x-original-uri", "/up")];
+    assert_eq!(trusted.request("GET", "/auth", &fields, b"").status, 200);
+    env.gateway.edit("[127.0.0.2]", "[127.0.0.3]");
+    assert!(env.gateway.reload());
+    assert_eq!(trusted.request("GET", "/auth", &fields, b"").status, 403);
+    assert_eq!(trusted.read_until_close(), b"");
+}
+
+/// Opens connections until one is rejected. Each that is served has sent a request.
+fn fill(connect: impl Fn() -> RawClient, served: u16) -> Vec<RawClient> {
+    let mut clients = Vec::new();
+    loop {
+        assert!(clients.len() <= 40, "no connection is rejected");
+        let mut client = connect();
+        // A rejected one is closed at once.
+        let status = client.try_request("GET", "/up", &[], b"").map_or(503, |response| response.status);
+        if status == 503 {
+            return clients;
+        }
+        assert_eq!(status, served);
+        clients.push(client);
+    }
+}
+
+#[test]
+fn clients_leave_connections_to_proxies_and_proxies_to_clients() {
+    let yaml = format!("{DECISION}limits: {{connections: 20}}\n");
+    let env = start(&yaml);
+    let clients = fill(|| env.gateway.client(), 200);
+    assert_eq!(clients.len(), 18);
     let mut asker = env.asker(Style::Original);
     assert!(asker.ask_with("GET", ITEMS, READER).is_allowed());
-    let mut second = RawClient::connect(env.decision());
-    assert_eq!(second.get("/auth", None).status, 400);
-    let response = RawClient::connect(env.decision()).get("/auth", None);
-    assert_eq!(response.status, 503);
+    assert!(env.asker(Style::Grpc).ask_with("GET", ITEMS, READER).is_allowed());
     assert!(asker.ask_with("GET", ITEMS, READER).is_allowed());
+
+    let env = start(&yaml);
+    let proxies = fill(|| RawClient::connect(env.decision()), 400);
+    assert_eq!(proxies.len(), 18);
+    assert_eq!(env.status(ITEMS, READER), 200);
+    assert_eq!(RawClient::connect(env.gateway.admin()).get("/readyz", None).status, 200);
+    drop(proxies);
+    env.gateway.wait_for_metric("client_connections", 0.0);
+    assert_eq!(fill(|| env.gateway.client(), 200).len(), 18);
+}
+
+#[test]
+fn peers_that_may_not_ask_leave_connections_to_those_that_may() {
+    let settings = DECISION.replace("127.0.0.0/8", "127.0.0.2");
+    let env = start(&format!("{settings}limits: {{connections: 40}}\n"));
+    // They send nothing.
+    let mut idle: Vec<RawClient> = (0..6).map(|_| RawClient::connect(env.decision())).collect();
+    env.gateway.wait_for_metric("client_connections", 2.0);
+    assert_eq!(idle.pop().unwrap().response().status, 503);
+    assert_eq!(fill(|| RawClient::connect_from("127.0.0.2", env.decision()), 400).len(), 36);
+    assert_eq!(env.status(ITEMS, READER), 200);
 }
 
 #[test]

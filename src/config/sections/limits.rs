@@ -19,7 +19,8 @@ section! {
         token_bytes: Size = "1KiB",
         /// Largest request body, in bytes.
         body: Size = "100MiB",
-        /// Largest number of client connections.
+        /// Largest number of client connections. With `decision.address`, a tenth is reserved for each of the two listeners:
+        /// neither clients nor proxies can take all.
         connections: Whole<1, ANY> = 10_000,
         /// Largest number of connections per client address (IPv6: per /64 network); 0: unlimited. Connections of
         /// trusted proxies do not count.
