@@ -110,9 +110,7 @@ impl Blocker {
 
     fn try_save(&self, file: &mut BlockFile) -> Result<(), BlockFileError> {
         let _lock = file.lock()?;
-        if file.has_changed() {
-            self.merge_all(file.read()?);
-        }
+        self.apply_changes(file);
         // Before the records are read: a later change is written later.
         self.is_unsaved.store(false, Ordering::Release);
         file.write(&self.list.records())
@@ -122,20 +120,7 @@ impl Blocker {
     /// in it yet. To be called about once a second.
     pub fn maintain(&self, now: Instant) {
         self.list.expire(Timestamp::now());
-        let mut file = self.file();
-        if file.has_changed() {
-            match file.read() {
-                Ok(records) => self.merge_all(records),
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::error!(
-                        error,
-                        "the file of blocks was changed and cannot be read: its change is ignored"
-                    );
-                }
-            }
-        }
-        drop(file);
+        self.apply_changes(&mut self.file());
         let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = failed_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_PAUSE);
         if !is_due || !self.is_unsaved.load(Ordering::Acquire) {
@@ -176,6 +161,31 @@ impl Blocker {
             self.is_unsaved.store(true, Ordering::Release);
         }
         merged
+    }
+
+    /// Applies what other processes have written to the file. A file that was removed, damaged or replaced by an older one
+    /// would lose blocks at the next start, so it is written again.
+    fn apply_changes(&self, file: &mut BlockFile) {
+        if !file.has_changed() {
+            return;
+        }
+        match file.read() {
+            Ok(records) => {
+                let is_behind = self.list.is_ahead_of(&records);
+                self.merge_all(records);
+                // What is unsaved is not expected there.
+                if !is_behind || self.is_unsaved.load(Ordering::Acquire) {
+                    return;
+                }
+                let what = if file.is_missing() { "was removed" } else { "lacks blocks that it had" };
+                tracing::error!("the file of blocks {what}: it is written again");
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "the file of blocks cannot be read any more: it is written again");
+            }
+        }
+        self.is_unsaved.store(true, Ordering::Release);
     }
 
     fn merge_all(&self, records: Vec<BlockRecord>) {

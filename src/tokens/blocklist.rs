@@ -302,6 +302,17 @@ impl BlockList {
         if before.is_some() { Merged::Removed } else { Merged::Nothing }
     }
 
+    /// Whether the list has a record that is not in `records`, or a later version of one.
+    pub fn is_ahead_of(&self, records: &[BlockRecord]) -> bool {
+        let versions: HashMap<&BlockSubject, BlockVersion> =
+            records.iter().map(|record| (&record.subject, record.version)).collect();
+        let state = self.read();
+        let is_later = |(subject, stored): (&BlockSubject, &Stored)| {
+            versions.get(subject).is_none_or(|version| *version < stored.version)
+        };
+        state.records.iter().any(is_later)
+    }
+
     /// Replaces the blocks of the configuration. Returns those that are new.
     pub fn configure(&self, settings: &settings::Blocked) -> Vec<BlockSubject> {
         let ids = settings.ids.iter().filter_map(|id| Some((BlockSubject::of_id(id)?, None)));

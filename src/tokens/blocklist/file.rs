@@ -94,6 +94,11 @@ impl BlockFile {
         file_signature(&self.path) != self.seen
     }
 
+    /// Whether the file did not exist when it was last read.
+    pub const fn is_missing(&self) -> bool {
+        self.seen.is_none()
+    }
+
     /// Reads the records. The file counts as read even if it is damaged, so that the error occurs once.
     ///
     /// # Errors

@@ -119,6 +119,23 @@ fn additions_and_removals_are_counted() {
 }
 
 #[test]
+fn list_is_ahead_of_records_that_lack_a_change() {
+    let list = list();
+    assert!(!list.is_ahead_of(&[]));
+    list.block(id("17"), until(None), at(0)).unwrap();
+    let first = list.records();
+    assert!(list.is_ahead_of(&[]) && !list.is_ahead_of(&first));
+    list.configure(&configured(&["18"], &[]));
+    assert!(!list.is_ahead_of(&first), "the configuration has its own file");
+    list.unblock(|_| true, at(1));
+    let removed = list.records();
+    assert!(list.is_ahead_of(&first) && !list.is_ahead_of(&removed));
+    let other = self::list();
+    other.block(id("19"), until(None), at(0)).unwrap();
+    assert!(!list.is_ahead_of(&[removed, other.records()].concat()));
+}
+
+#[test]
 fn later_block_replaces_an_earlier_one_of_the_same_tokens() {
     let list = list();
     list.block(id("17"), until(None), at(0)).unwrap();
