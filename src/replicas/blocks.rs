@@ -58,6 +58,8 @@ pub(super) struct BlockExchange {
     pub(super) blocker: Arc<Blocker>,
     changes: Receiver<BlockRecord>,
     waiting: VecDeque<BlockRecord>,
+    /// Whether `waiting` lacks changes, which an exchange queues.
+    lacks_changes: bool,
     /// When everything is exchanged next; `None` for at once.
     due: Option<Instant>,
     /// When everything was last exchanged in this session.
@@ -75,6 +77,7 @@ impl BlockExchange {
             blocker,
             changes,
             waiting: VecDeque::new(),
+            lacks_changes: true,
             due: None,
             exchanged_at: None,
             logged_at: None,
@@ -87,11 +90,17 @@ impl BlockExchange {
         self.due = None;
     }
 
+    /// Exchanges everything as soon as possible, which queues the changes that `waiting` lacks.
+    fn request_all(&mut self) {
+        self.lacks_changes = true;
+        self.request();
+    }
+
     /// Waits for the next local change and queues it. Cancel-safe.
     pub(super) async fn collect(&mut self) {
         match self.changes.recv().await {
             Ok(record) => self.push(record),
-            Err(RecvError::Lagged(_)) => self.request(),
+            Err(RecvError::Lagged(_)) => self.request_all(),
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
@@ -101,7 +110,7 @@ impl BlockExchange {
         loop {
             match self.changes.try_recv() {
                 Ok(record) => self.push(record),
-                Err(TryRecvError::Lagged(_)) => self.request(),
+                Err(TryRecvError::Lagged(_)) => self.request_all(),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
@@ -109,9 +118,8 @@ impl BlockExchange {
 
     fn push(&mut self, record: BlockRecord) {
         if self.waiting.len() >= MAX_RECORDS {
-            // An exchange has all of them.
             self.waiting.clear();
-            self.request();
+            self.request_all();
         }
         self.waiting.push_back(record);
     }
@@ -121,7 +129,7 @@ impl BlockExchange {
         self.collect_all();
         self.waiting.clear();
         self.exchanged_at = None;
-        self.request();
+        self.request_all();
     }
 
     /// The next change to publish.
@@ -166,7 +174,8 @@ impl BlockExchange {
     }
 
     /// Reads all fields of the hash `key`, and queues the records of which this replica has a later version. Returns the
-    /// records in it.
+    /// records in it. If this replica may not read them, it queues all of its records once: connected replicas may have
+    /// missed those of an outage.
     ///
     /// # Errors
     /// If the connection is lost.
@@ -182,6 +191,9 @@ impl BlockExchange {
             Ok(read) => read,
             Err(error) => {
                 self.tolerate(commands, key, Err(error)).await?;
+                if std::mem::take(&mut self.lacks_changes) {
+                    self.waiting = self.blocker.records().into();
+                }
                 return Ok(Vec::new());
             }
         };
@@ -190,6 +202,7 @@ impl BlockExchange {
         let is_later =
             |ours: &BlockRecord| known.get(&ours.subject).is_none_or(|theirs| *theirs < ours.version);
         self.waiting = self.blocker.records().into_iter().filter(is_later).collect();
+        self.lacks_changes = false;
         Ok(read)
     }
 

@@ -319,6 +319,45 @@ fn redis_user_without_new_rights_still_gets_messages() {
     assert!(fleet.refused(0, "18|deleted") < SECOND);
 }
 
+/// Also if no replica may read the blocks in Redis.
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn blocks_of_an_outage_are_published_without_the_right_to_read_them() {
+    let redis = Redis::start();
+    let rules = "on nopass ~stockaj-gateway:* resetchannels &stockaj-gateway -@all +@connection +info +subscribe +publish +eval \
+                 +exists +incr +get +getrange +set +del";
+    let words: Vec<&str> =
+        ["ACL", "SETUSER", "old"].into_iter().chain(rules.split_ascii_whitespace()).collect();
+    assert_eq!(redis.command(&words), "OK");
+    let (road, other) = (RedisProxy::to(&redis), RedisProxy::to(&redis));
+    let urls = [&road, &other].map(|road| road.url().replace("redis://", "redis://old:any@"));
+    let mut fleet = Fleet::new(&urls, CACHE);
+    for token in ["17|blocked", "18|unblocked", "19|restarted"] {
+        fleet.know(token);
+        fleet.use_token(token);
+    }
+    fleet.block(0, &json!({"id": "18"}));
+    assert!(fleet.refused(1, "18|unblocked") < SECOND);
+    road.cut();
+    disconnected(&fleet.gateways[0]);
+    fleet.block(0, &json!({"id": "17"}));
+    fleet.unblock(0, &json!({"id": "18"}));
+    road.restore();
+    connected(&fleet.gateways[0]);
+    assert!(fleet.refused(1, "17|blocked") < SECOND);
+    assert!(fleet.served(1, "18|unblocked") < SECOND);
+    // The process that made the block may have ended before Redis can be reached again.
+    road.cut();
+    disconnected(&fleet.gateways[0]);
+    fleet.block(0, &json!({"id": "19"}));
+    fleet.gateways[0].signal(Signal::KILL);
+    fleet.gateways[0].restart();
+    assert_eq!(fleet.status(1, "19|restarted"), 200);
+    road.restore();
+    connected(&fleet.gateways[0]);
+    assert!(fleet.refused(1, "19|restarted") < SECOND);
+}
+
 /// A start does not wait for a Redis that hangs.
 #[test]
 #[ignore = "needs redis-server: tests/run"]
