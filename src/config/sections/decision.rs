@@ -5,7 +5,8 @@ use schemars::json_schema;
 use super::address::Network;
 use super::listen::{ListenTls, compile_certificates};
 use crate::config::language::{
-    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OneOrMore, Spanned, leaf_schema, section, words,
+    Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OneOrMore, Span, Spanned, leaf_schema, section,
+    words,
 };
 use crate::config::settings::{self, AnswerStyle, ListenAddress};
 use crate::policy::described::{DescriptionStyle, is_path_prefix};
@@ -27,7 +28,7 @@ section! {
         /// `path_prefix`.
         style: StyleName = "forwarded",
         /// With `style: path_prefix`: the prefix that the proxy puts before the path of a request.
-        path_prefix: PathPrefix = "/decision",
+        path_prefix: Spanned<PathPrefix> = "/decision",
         /// Where an answer over HTTP has the status of the decision. `status`: it is the status of the answer. `header`:
         /// in X-Decision-Status, and the answer always has status 200, for proxies that change statuses.
         answer: AnswerStyle = "status",
@@ -84,6 +85,15 @@ pub(crate) fn compile(raw: Decision, decoder: &mut Decoder<'_>) -> settings::Dec
                 .hint("list the networks of the proxies, such as `trusted_proxies: [127.0.0.0/8]`"),
         );
     }
+    let is_forwarded = matches!(raw.style, StyleName::Forwarded);
+    if is_forwarded && raw.path_prefix.span != Span::default() {
+        decoder.record(
+            Diagnostic::warning("has no effect")
+                .key("decision.path_prefix")
+                .at(raw.path_prefix.span, "used only with `style: path_prefix`")
+                .hint("with `style: forwarded`, fields describe the path, and the path of the proxy's own request is ignored"),
+        );
+    }
     let address = raw.address.map(|address| address.value);
     let tls = raw.tls.as_ref().zip(address.as_ref());
     settings::Decision {
@@ -94,7 +104,7 @@ pub(crate) fn compile(raw: Decision, decoder: &mut Decoder<'_>) -> settings::Dec
         trusted_proxies: raw.trusted_proxies.into_iter().map(|network| network.0).collect(),
         style: match raw.style {
             StyleName::Forwarded => DescriptionStyle::Forwarded,
-            StyleName::PathPrefix => DescriptionStyle::PathPrefix(raw.path_prefix.0),
+            StyleName::PathPrefix => DescriptionStyle::PathPrefix(raw.path_prefix.value.0),
         },
         answer: raw.answer,
     }
