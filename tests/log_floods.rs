@@ -23,7 +23,13 @@ fn lines(gateway: &Gateway, text: &str) -> Vec<Value> {
 
 /// Provokes `count` lines with `text`, then one more at a time by `once` until a line reports the number suppressed
 /// before it. Every line is accounted for, and few are written.
-fn assert_throttled(gateway: &Gateway, text: &str, count: u64, provoke: impl FnOnce(), once: impl Fn()) {
+pub(crate) fn assert_throttled(
+    gateway: &Gateway,
+    text: &str,
+    count: u64,
+    provoke: impl FnOnce(),
+    once: impl Fn(),
+) {
     let start = Instant::now();
     provoke();
     let end = Instant::now() + PATIENCE;

@@ -83,6 +83,7 @@ pub fn describe(head: &mut Parts, style: &DescriptionStyle, bounds: &Bounds) -> 
             let below = target.and_then(|target| target.as_str().strip_prefix(&**prefix));
             let below = below.filter(|below| below.starts_with('/'));
             let below = below.ok_or(DescriptionError::Incomplete("no path below decision.path_prefix"))?;
+            required_host(&head.headers)?;
             head.uri = origin_form(below.as_bytes(), bounds)?;
             Ok(())
         }
@@ -122,6 +123,7 @@ fn describe_by_fields(head: &mut Parts, bounds: &Bounds) -> Result<(), Descripti
             )?;
             let target =
                 required(fields, &X_ORIGINAL_URI, "no X-Original-URI", "several X-Original-URI fields")?;
+            required_host(fields)?;
             (method, target, None)
         }
         (true, true) => {
@@ -174,6 +176,11 @@ fn required<'a>(
     }
 }
 
+/// The Host field of a proxy's request, which is that of the described request.
+fn required_host(fields: &HeaderMap) -> Result<&HeaderValue, DescriptionError> {
+    required(fields, &HOST, "no Host", "several Host fields")
+}
+
 fn read_method(name: &[u8]) -> Result<Method, Refusal> {
     Method::from_bytes(name).map_err(|_| Refusal::BadRequest("method that is not served"))
 }
@@ -206,8 +213,8 @@ pub struct CheckedRequest<'a> {
 }
 
 impl CheckedRequest<'_> {
-    /// The head of the described request, in the form of HTTP/2. `fields` may contain pseudo-fields, which must equal the
-    /// attributes.
+    /// The head of the described request, in the form of HTTP/2. `fields` may contain pseudo-fields. Those of the method, the
+    /// target and the host must equal the attributes; others, such as `:scheme`, are not read.
     ///
     /// # Errors
     /// [`DescriptionError::Incomplete`] for a name or a value that no field can have, and for pseudo-fields that differ

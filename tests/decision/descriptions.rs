@@ -1,7 +1,9 @@
 //! Descriptions that are incomplete, ambiguous or not canonical.
 
 use super::{DECISION, ITEMS, PATH_PREFIX, READER, in_every_style, start};
-use crate::support::decision::{Style, over_http};
+use crate::log_floods::assert_throttled;
+use crate::support::decision::{CHECK, Style, call, called, over_http};
+use crate::support::http2::Http2Client;
 use crate::support::{RawClient, Response, TestEnv};
 
 const TOKEN: (&str, &str) = ("Authorization", "Bearer 2|reader");
@@ -70,14 +72,47 @@ fn description_that_mixes_two_sets_of_fields_is_400() {
 #[test]
 fn warnings_about_descriptions_are_throttled() {
     let env = start(DECISION);
-    let mut client = RawClient::connect(env.decision());
-    for _ in 0..40 {
-        assert_eq!(client.request("GET", "/auth", &[TOKEN], b"").status, 400);
+    let text = "its description is incomplete or ambiguous";
+    let incomplete = |count: usize| {
+        let mut client = RawClient::connect(env.decision());
+        (0..count).for_each(|_| assert_eq!(client.request("GET", "/auth", &[TOKEN], b"").status, 400));
+    };
+    assert_throttled(&env.gateway, text, 200, || incomplete(200), || incomplete(1));
+}
+
+#[test]
+fn warnings_about_calls_are_throttled() {
+    let env = start(DECISION);
+    let text = "its description is incomplete or ambiguous";
+    let malformed = |count: usize| {
+        let mut client = Http2Client::connect(env.decision());
+        (0..count).for_each(|_| assert_eq!(called(&call(&mut client, CHECK, b"")).code, Some(3)));
+    };
+    assert_throttled(&env.gateway, text, 200, || malformed(200), || malformed(1));
+}
+
+#[test]
+fn warnings_about_peers_that_may_not_ask_are_throttled() {
+    let env = start(&DECISION.replace("127.0.0.0/8", "127.0.0.2"));
+    let refused = || assert_eq!(RawClient::connect(env.decision()).get("/auth", None).status, 403);
+    let text = "the peer is not in decision.trusted_proxies";
+    assert_throttled(&env.gateway, text, 200, || (0..200).for_each(|_| refused()), refused);
+}
+
+/// Host is a field of the description, too.
+#[test]
+fn missing_or_repeated_host_is_400_and_named() {
+    for (settings, target) in [(DECISION, "/auth"), (PATH_PREFIX, "/decision/up")] {
+        let env = start(settings);
+        let fields = "X-Original-Method: GET\r\nX-Original-URI: /up\r\n";
+        for (host, why) in [("", "no Host"), ("Host: a\r\nHost: a\r\n", "several Host fields")] {
+            let mut client = RawClient::connect(env.decision());
+            client.send(format!("GET {target} HTTP/1.1\r\n{host}{fields}\r\n"));
+            let response = client.response();
+            assert_eq!((response.status, response.text()), (400, BAD), "{why}");
+            env.gateway.wait_for_log(|line| line["why"] == why && line["peer"] == "127.0.0.1");
+        }
     }
-    let warnings =
-        || env.gateway.logs().iter().filter(|line| line.contains("incomplete or ambiguous")).count();
-    env.gateway.wait_for_log(|line| line["message"] == "request");
-    assert!((1..=15).contains(&warnings()), "{}", warnings());
 }
 
 #[test]
@@ -175,7 +210,7 @@ fn body_of_a_proxys_request_is_not_read() {
 #[test]
 fn http2_without_tls_is_accepted() {
     let env = start(DECISION);
-    let mut client = crate::support::http2::Http2Client::connect(env.decision());
+    let mut client = Http2Client::connect(env.decision());
     let fields = [
         ("x-original-method", "POST"),
         ("x-original-uri", ITEMS),
