@@ -107,8 +107,56 @@ fn scripts_of_allowed_origins_may_read_what_is_announced() {
     let mut lines = get("/old", "https://shop.example");
     lines.sort();
     assert_eq!(lines, [names, exposed, DEPRECATION, LINK, SUNSET, "vary: Origin"]);
-    assert!(!get("/old", "https://other.example").iter().any(|line| line == names));
+    let mut lines = get("/old", "https://other.example");
+    lines.sort();
+    assert_eq!(lines, [exposed, DEPRECATION, LINK, SUNSET, "vary: Origin"]);
     assert_eq!(get("/new", "https://shop.example"), [exposed]);
+}
+
+/// A cache could otherwise give the response of one origin to scripts of another.
+#[test]
+fn responses_vary_once_with_origins_that_expose_the_fields_differently() {
+    const NAMES: &str = "Sunset";
+    for (origins, origin, backend, exposed, vary) in [
+        ("[https://shop.example]", Some("https://shop.example"), &[][..], true, &["Origin"][..]),
+        ("[https://shop.example]", Some("https://other.example"), &[], false, &["Origin"]),
+        ("[https://shop.example]", Some("null"), &[], false, &["Origin"]),
+        ("[https://shop.example]", None, &[], false, &["Origin"]),
+        ("[https://shop.example]", None, &["Accept"], false, &["Accept", "Origin"]),
+        ("[https://shop.example]", None, &["Original"], false, &["Original", "Origin"]),
+        ("[https://shop.example]", Some("https://shop.example"), &["Origin"], true, &["Origin"]),
+        (
+            "[https://shop.example]",
+            Some("https://other.example"),
+            &["Accept, ORIGIN"],
+            false,
+            &["Accept, ORIGIN"],
+        ),
+        ("[https://shop.example]", None, &["Accept", "origin"], false, &["Accept", "origin"]),
+        ("[https://shop.example]", None, &["*"], false, &["*"]),
+        // The same for every origin, and without one.
+        ("['*']", Some("https://shop.example"), &[], true, &[]),
+        ("['*']", None, &[], true, &[]),
+        ("[]", Some("https://shop.example"), &[], false, &[]),
+    ] {
+        let env = start(&format!("cors: {{origins: {origins}}}\n"));
+        let fields: Vec<(&str, &str)> = backend.iter().map(|value| ("Vary", *value)).collect();
+        env.backend.answer(move |_| Answer::with(200, &fields, ""));
+        let origin: Vec<(&str, &str)> = origin.iter().map(|origin| ("origin", *origin)).collect();
+        let mut http2 = Http2Client::connect(env.gateway.address());
+        for response in [
+            env.gateway.client().request("GET", "/older", &origin, b""),
+            http2.request("GET", "/older", &origin, b"").answer(),
+        ] {
+            let values = |name: &str| {
+                let lines = response.fields.0.iter().filter(|(it, _)| it.eq_ignore_ascii_case(name));
+                lines.map(|(_, value)| value.clone()).collect::<Vec<String>>()
+            };
+            assert_eq!(values("vary"), vary, "{origins} {origin:?} {backend:?}");
+            let names: &[&str] = if exposed { &[NAMES] } else { &[] };
+            assert_eq!(values("access-control-expose-headers"), names, "{origins} {origin:?}");
+        }
+    }
 }
 
 #[test]

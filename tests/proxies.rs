@@ -1,6 +1,7 @@
 //! nginx, Traefik, Caddy and Envoy with the shipped files of `deploy/proxies/`: each forwards exactly what the gateway
 //! allows.
 
+mod announcements; // `deprecated` of a route, beside fields of the backend
 mod behind_another; // with the edits of the pages for a load balancer in front
 mod caddy;
 mod caddy_old; // its oldest version

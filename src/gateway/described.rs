@@ -60,8 +60,8 @@ struct DescribedGrant<'a> {
     grant: Grant,
     /// The reason for the access log.
     reason: Reason,
-    /// The announced end of the route.
-    deprecation: Option<&'a Deprecation>,
+    /// The announced end of the route, and the allowed origin, whose scripts may read that.
+    deprecation: Option<(&'a Deprecation, Option<&'a HeaderValue>)>,
 }
 
 /// The properties of a proxy's own request that determine the form of the answer.
@@ -216,7 +216,9 @@ impl Gateway {
             let AllowedRequest { permit, caller, options, .. } =
                 self.decide_in_mode(&request, record).await?;
             let (_, credentials, reason) = self.credentials(caller)?;
-            (permit, credentials, reason, options.deprecated.as_deref())
+            let deprecation = options.deprecated.as_deref();
+            let deprecation = deprecation.map(|it| (it, self.settings.cors.allowed(&head.headers)));
+            (permit, credentials, reason, deprecation)
         };
         let granted = GrantedRequest {
             fields: &head.headers,
@@ -249,8 +251,8 @@ impl Gateway {
         }
         fields.extend(grant.set.into_iter().chain(grant.kept));
         self.add_rate_limit_fields(record, query, fields);
-        if let Some(deprecation) = deprecation {
-            deprecation.announce(fields);
+        if let Some((deprecation, origin)) = deprecation {
+            self.announce(deprecation, origin, fields);
         }
         record.note_response(StatusCode::OK, reason, Instant::now());
         response

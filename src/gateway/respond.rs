@@ -83,14 +83,16 @@ impl Gateway {
         response.map(|()| ResponseBody::upstream(lease, call, record, idle_timeout))
     }
 
-    /// Announces the end of the route in a response of the backend. `origin` is the allowed origin, whose scripts may read
-    /// that.
+    /// Announces the end of the route in a response. `origin` is the allowed origin, whose scripts may read that.
     #[cold]
-    fn announce(&self, deprecation: &Deprecation, origin: Option<&HeaderValue>, fields: &mut HeaderMap) {
+    pub(super) fn announce(
+        &self,
+        deprecation: &Deprecation,
+        origin: Option<&HeaderValue>,
+        fields: &mut HeaderMap,
+    ) {
         deprecation.announce(fields);
-        if origin.is_some() {
-            self.settings.cors.expose_also(deprecation.names(), fields);
-        }
+        self.settings.cors.expose_also(origin, deprecation.names(), fields);
     }
 
     /// Answers a preflight for the method `requested`. `origin` is the allowed origin.

@@ -146,9 +146,17 @@ impl Cors {
     }
 
     /// Adds the names of fields that the gateway has added to a response of the backend, which sets all other CORS
-    /// fields of it, so that scripts of an [allowed](Self::allowed) origin can read them.
-    pub fn expose_also(&self, names: &HeaderValue, fields: &mut HeaderMap) {
-        fields.append(ACCESS_CONTROL_EXPOSE_HEADERS, names.clone());
+    /// fields of it, so that scripts of the [allowed](Self::allowed) origin can read them. If the names depend on the origin,
+    /// the response says so to caches for every origin.
+    pub fn expose_also(&self, origin: Option<&HeaderValue>, names: &HeaderValue, fields: &mut HeaderMap) {
+        let is_exposed = match self.origins {
+            Origins::None => return,
+            Origins::Any => true,
+            Origins::These(_) => origin.is_some(),
+        };
+        if is_exposed {
+            fields.append(ACCESS_CONTROL_EXPOSE_HEADERS, names.clone());
+        }
         self.vary(fields);
     }
 
@@ -172,8 +180,13 @@ impl Cors {
         }
     }
 
+    /// Adds `Vary: Origin` to a response that depends on it, unless the response has that, or `*`.
     fn vary(&self, fields: &mut HeaderMap) {
-        if self.origins != Origins::Any {
+        let names_origin = |value: &HeaderValue| {
+            let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
+        };
+        if self.origins != Origins::Any && !fields.get_all(VARY).iter().any(names_origin) {
             fields.append(VARY, HeaderValue::from_static("Origin"));
         }
     }
@@ -354,7 +367,14 @@ mod tests {
         assert_eq!(added(&|fields| these.answer(Some(&shop), &put, fields)), answer);
         assert_eq!(added(&|fields| these.answer(None, &put, fields)), ["vary: Origin"]);
 
+        let names = HeaderValue::from_static("Sunset");
+        let also = ["access-control-expose-headers: Sunset", "vary: Origin"];
+        assert_eq!(added(&|fields| these.expose_also(Some(&shop), &names, fields)), also);
+        assert_eq!(added(&|fields| these.expose_also(None, &names, fields)), also[1..]);
+        assert_eq!(added(&|fields| cors(&[], false).expose_also(None, &names, fields)), [""; 0]);
+
         let any = cors(&["*"], false);
+        assert_eq!(added(&|fields| any.expose_also(None, &names, fields)), also[..1]);
         let read = ["access-control-allow-origin: *", &exposed];
         assert_eq!(added(&|fields| any.expose(&ANY, fields)), read);
 

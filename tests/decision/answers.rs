@@ -256,6 +256,25 @@ fn announced_end_of_a_route_is_for_the_client() {
 }
 
 #[test]
+fn scripts_of_allowed_origins_may_read_the_announced_end_of_a_route() {
+    let route = "cors: {origins: [https://shop.example]}\n\
+                 abilities:\n  routes:\n    /api/v2/items: {GET: items:read, deprecated: {sunset: 2030-01-02}}\n";
+    in_every_style(route, |env, style| {
+        for (origin, exposed) in [("https://shop.example", true), ("https://other.example", false)] {
+            let sent = [("authorization", "Bearer 2|reader"), ("origin", origin)];
+            let decision = env.asker(style).ask("GET", ITEMS, &sent);
+            let to_client = if is_grpc(style) { &decision.to_client } else { &decision.fields };
+            let has = |name: &str, value: &str| {
+                to_client.iter().filter(|line| **line == (name.to_owned(), value.to_owned())).count()
+            };
+            assert_eq!(has("vary", "Origin"), 1, "{style:?} {origin}: {decision:?}");
+            let names = has("access-control-expose-headers", "Sunset");
+            assert_eq!(names, usize::from(exposed), "{style:?} {origin}: {decision:?}");
+        }
+    });
+}
+
+#[test]
 fn networks_are_compared_with_the_described_client() {
     let rules = "\
 abilities:

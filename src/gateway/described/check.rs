@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_TYPE, HeaderName, LINK, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
@@ -184,8 +184,8 @@ impl Gateway {
         let DescribedGrant { path, grant, reason, deprecation } = allowed;
         let mut to_client = HeaderMap::new();
         self.add_rate_limit_fields(record, query, &mut to_client);
-        if let Some(deprecation) = deprecation {
-            deprecation.announce(&mut to_client);
+        if let Some((deprecation, origin)) = deprecation {
+            self.announce(deprecation, origin, &mut to_client);
         }
         record.note_response(StatusCode::OK, reason, Instant::now());
         let path = (grant::X_CANONICAL_PATH, path);
@@ -196,7 +196,7 @@ impl Gateway {
             ok_response: Some(messages::OkHttpResponse {
                 headers: set.map(|(name, value)| option(name.as_str(), value, false)).collect(),
                 headers_to_remove: grant.removed.iter().map(|name| name.as_str().to_owned()).collect(),
-                response_headers_to_add: options(&to_client),
+                response_headers_to_add: options(&to_client, &JOINED),
             }),
         }
     }
@@ -302,20 +302,25 @@ fn denied(response: &Response<Bytes>) -> CheckResponse {
         status: Some(messages::Status { code: code as i32 }),
         denied_response: Some(messages::DeniedHttpResponse {
             status: Some(messages::HttpStatus { code: response.status().as_u16().into() }),
-            headers: options(response.headers()),
+            headers: options(response.headers(), &[]),
             body: response.body().clone(),
         }),
         ok_response: None,
     }
 }
 
-/// The fields as options. The first line of a name replaces that of Envoy, and further ones are appended.
-fn options(fields: &HeaderMap) -> Vec<HeaderValueOption> {
+/// Fields that do not replace those of the backend: their lines form one list.
+const JOINED: [HeaderName; 3] = [ACCESS_CONTROL_EXPOSE_HEADERS, LINK, VARY];
+
+/// The fields as options. The first line of a name replaces that of Envoy or the backend, and further ones are appended.
+/// All lines of the names in `joined` are appended.
+fn options(fields: &HeaderMap, joined: &[HeaderName]) -> Vec<HeaderValueOption> {
     let mut previous = "";
     let option = |(name, value): (&str, &HeaderValue)| option(name, value.clone(), false);
     let mut options: Vec<HeaderValueOption> = lines(fields).map(option).collect();
     for (option, (name, _)) in options.iter_mut().zip(lines(fields)) {
-        option.append = Some(messages::BoolValue { value: name == previous });
+        let is_appended = name == previous || joined.iter().any(|it| it == name);
+        option.append = Some(messages::BoolValue { value: is_appended });
         previous = name;
     }
     options

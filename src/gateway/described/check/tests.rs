@@ -67,10 +67,10 @@ fn only_calls_of_the_service_are_grpc() {
 #[test]
 fn repeated_field_replaces_once_and_then_appends() {
     let mut fields = HeaderMap::new();
-    for (name, value) in [("vary", "a"), ("x-one", "1"), ("vary", "b")] {
+    for (name, value) in [("vary", "a"), ("link", "l"), ("x-one", "1"), ("vary", "b")] {
         fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    let mut shown: Vec<(Bytes, Bytes, bool)> = options(&fields)
+    let mut shown: Vec<(Bytes, Bytes, bool)> = options(&fields, &[LINK])
         .into_iter()
         .map(|option| {
             let header = option.header.unwrap();
@@ -79,7 +79,9 @@ fn repeated_field_replaces_once_and_then_appends() {
         .collect();
     shown.sort();
     let row = |name: &'static str, value: &'static str, append| (name.into(), value.into(), append);
-    assert_eq!(shown, [row("vary", "a", false), row("vary", "b", true), row("x-one", "1", false)]);
+    let expected =
+        [row("link", "l", true), row("vary", "a", false), row("vary", "b", true), row("x-one", "1", false)];
+    assert_eq!(shown, expected);
 }
 
 #[test]
