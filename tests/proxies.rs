@@ -8,13 +8,14 @@ mod caddy_old; // its oldest version
 mod envoy_grpc;
 mod envoy_http;
 mod failures; // revocation, outages of the introspector and of the gateway
+mod http2; // what only HTTP/2 can express
 mod messages; // what the backend receives, and what refused clients receive
 mod nginx;
 mod pages; // versions, and edits for a load balancer
 mod traefik;
 
 use crate::abilities::{GUIDE, all_but, guide, shipped_with, token};
-use crate::support::proxies::{Kind, Proxied};
+use crate::support::proxies::{Kind, Protocol, Proxied};
 use crate::support::{Response, TestEnv};
 
 const READER: &str = "2|reader";
@@ -22,20 +23,25 @@ const ITEMS: &str = "/api/v2/items";
 const FORBIDDEN: &str = r#"{"message":"This action is unauthorized."}"#;
 
 /// A proxy before the usual map, with these further sections of gateway.yaml.
-fn start(kind: Kind, yaml: &str) -> Proxied {
+fn start(kind: Kind, protocol: Protocol, yaml: &str) -> Proxied {
     let yaml = format!("{}{yaml}", kind.decision());
-    Proxied::start(kind, TestEnv::builder().token(READER, &["items:read"]).yaml(&yaml).start())
+    Proxied::start_for(kind, protocol, TestEnv::builder().token(READER, &["items:read"]).yaml(&yaml).start())
 }
 
 impl Proxied {
     /// Sends a request on a new connection.
     fn ask(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {
-        self.client().request(method, target, fields, body)
+        self.try_ask(method, target, fields, body).expect("a response")
     }
 
     /// The status of `GET /api/v2/items`.
     fn status(&self, token: &str) -> u16 {
-        self.client().get(ITEMS, Some(token)).status
+        self.get(ITEMS, token).status
+    }
+
+    /// `GET target` with a token.
+    fn get(&self, target: &str, token: &str) -> Response {
+        self.ask("GET", target, &[("Authorization", &format!("Bearer {token}"))], b"")
     }
 
     fn assert_nothing_arrived(&self, context: &str) {
@@ -45,13 +51,12 @@ impl Proxied {
 }
 
 /// Each ability permits exactly the requests of the guide.
-fn assert_guide(kind: Kind) {
+fn assert_guide(kind: Kind, protocol: Protocol) {
     assert_eq!(GUIDE.len(), 19);
-    let proxied = Proxied::start(kind, shipped_with(&kind.decision()));
-    let mut client = proxied.client();
-    let mut ask = |method: &str, path: &str, abilities: &[&str]| {
+    let proxied = Proxied::start_for(kind, protocol, shipped_with(&kind.decision()));
+    let ask = |method: &str, path: &str, abilities: &[&str]| {
         let authorization = format!("Bearer {}", token(abilities));
-        client.request(method, path, &[("Authorization", &authorization)], b"")
+        proxied.ask(method, path, &[("Authorization", &authorization)], b"")
     };
     for ((method, path), ability) in guide() {
         let path = path.replace("{id}", "17");

@@ -39,7 +39,7 @@ fn malformed(number: usize) -> String {
 }
 
 /// A target of attacks from 127.0.0.1. `WRITER` is for 10.0.0.0/8 only, `NOBODY` for nowhere.
-fn target(listen: &str) -> TestEnv {
+pub(super) fn target(listen: &str) -> TestEnv {
     target_in("enforce", listen)
 }
 
@@ -77,7 +77,7 @@ const CLAIMS: [(&str, &str); 14] = [
 ];
 
 /// From an untrusted peer.
-fn untrusted() -> Vec<Case> {
+pub(super) fn untrusted() -> Vec<Case> {
     let mut cases: Vec<Case> =
         CLAIMS.into_iter().map(|(name, lines)| case(name, by(READER, ITEM, lines), WRONG)).collect();
     let claim = "X-Forwarded-For: 10.1.2.3\r\n";
@@ -156,7 +156,7 @@ const FORWARDED: [(&str, &[&str], bool); 24] = [
 ];
 
 /// Through a trusted proxy.
-fn trusted() -> Vec<Case> {
+pub(super) fn trusted() -> Vec<Case> {
     let lines = |list: &[&str]| -> String {
         list.iter().map(|addresses| format!("X-Forwarded-For: {addresses}\r\n")).collect()
     };
@@ -228,7 +228,7 @@ const BEHIND_MEMBER: [(&str, &[&str], bool); 19] = [
 ];
 
 /// Through a trusted proxy that the networks include: by a route's, by a token's, and on a public route.
-fn behind_member() -> Vec<Case> {
+pub(super) fn behind_member() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, list, is_known) in BEHIND_MEMBER {
         let lines: String =
@@ -258,9 +258,9 @@ fn behind_member() -> Vec<Case> {
 }
 
 /// A target behind a trusted proxy that the networks of the routes and of `WRITER` include.
-fn target_with_member(mode: &str) -> TestEnv {
+pub(super) fn target_with_member(mode: &str, yaml: &str) -> TestEnv {
     let rules = RULES.replace("from: [10.0.0.0/8", "from: [127.0.0.0/8, '::1', 10.0.0.0/8");
-    let env = start(&format!("mode: {mode}\nlisten:\n  h2c: true\n{TRUSTED}{rules}"));
+    let env = start(&format!("mode: {mode}\nlisten:\n  h2c: true\n{TRUSTED}{yaml}{rules}"));
     let writer = Verdict::active(&["items:read", "items:create", "items:update"]);
     env.introspector.set_verdict(WRITER, writer.restricted_to(json!(["127.0.0.0/8", "::1", "10.0.0.0/8"])));
     env
@@ -286,7 +286,7 @@ pub(super) fn cases() -> Vec<Case> {
     untrusted().into_iter().chain(trusted()).chain(behind_member()).collect()
 }
 
-const TRUSTED: &str = "  trusted_proxies: [127.0.0.0/8]\n";
+pub(super) const TRUSTED: &str = "  trusted_proxies: [127.0.0.0/8]\n";
 
 #[test]
 fn attacks_on_networks_fail() {
@@ -297,8 +297,8 @@ fn attacks_on_networks_fail() {
 #[test]
 fn client_that_its_proxy_does_not_know_is_outside_networks_that_include_the_proxy() {
     let cases = behind_member();
-    target_with_member("enforce").run_attacks(&cases);
-    let made = target_with_member("enforce").run_attacks_over_http2(&cases);
+    target_with_member("enforce", "").run_attacks(&cases);
+    let made = target_with_member("enforce", "").run_attacks_over_http2(&cases);
     assert_eq!(made, cases.len());
 }
 
@@ -342,7 +342,7 @@ fn shadow_mode_lifts_the_networks_of_routes_and_not_those_of_tokens() {
     for (env, cases) in [
         (target_in("shadow", ""), untrusted()),
         (target_in("shadow", TRUSTED), trusted()),
-        (target_with_member("shadow"), behind_member()),
+        (target_with_member("shadow", ""), behind_member()),
     ] {
         let (of_the_map, rest): (Vec<_>, Vec<_>) =
             cases.into_iter().partition(|case| matches!(case.outcome, Refused(403)) && !has_networks(case));

@@ -2,32 +2,32 @@
 
 use super::{behind_another, messages};
 use crate::attacks::proxies::assert_attacks_fail;
-use crate::support::proxies::Kind;
+use crate::support::proxies::{Kind, Protocol};
 
 const KIND: Kind = Kind::OldCaddy;
 
 #[test]
 #[ignore = "needs caddy-2.9: tests/run"]
 fn attacks_fail() {
-    assert_attacks_fail(KIND);
+    assert_attacks_fail(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs caddy-2.9: tests/run"]
 fn fields_of_the_decision_arrive_and_those_of_clients_do_not() {
-    messages::assert_fields(KIND);
+    messages::assert_fields(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs caddy-2.9: tests/run"]
 fn credentials_of_public_routes_arrive_as_sent() {
-    messages::assert_public(KIND);
+    messages::assert_public(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs caddy-2.9: tests/run"]
 fn targets_arrive_only_as_described() {
-    messages::assert_targets(KIND);
+    messages::assert_targets(KIND, Protocol::Http1);
 }
 
 #[test]

@@ -1,51 +1,54 @@
 //! Envoy with `deploy/proxies/envoy-http.yaml`.
 
-use super::{assert_guide, behind_another, failures, messages};
-use crate::attacks::proxies::{assert_attacks_by_queries_fail, assert_attacks_fail};
-use crate::support::proxies::Kind;
+use super::{assert_guide, behind_another, failures, http2, messages};
+use crate::attacks::proxies::{
+    assert_attacks_by_queries_fail, assert_attacks_fail, assert_attacks_on_networks_fail,
+    assert_blocked_tokens_are_refused,
+};
+use crate::support::proxies::{Kind, Protocol};
 
 const KIND: Kind = Kind::EnvoyHttp;
 
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn requests_arrive_with_exactly_the_abilities_of_the_guide() {
-    assert_guide(KIND);
+    assert_guide(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn attacks_fail() {
-    assert_attacks_fail(KIND);
+    assert_attacks_fail(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn attacks_by_queries_fail() {
-    assert_attacks_by_queries_fail(KIND);
+    assert_attacks_by_queries_fail(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn fields_of_the_decision_arrive_and_those_of_clients_do_not() {
-    messages::assert_fields(KIND);
+    messages::assert_fields(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn credentials_of_public_routes_arrive_as_sent() {
-    messages::assert_public(KIND);
+    messages::assert_public(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn targets_arrive_only_as_described() {
-    messages::assert_targets(KIND);
+    messages::assert_targets(KIND, Protocol::Http1);
 }
 
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn other_spellings_of_names_do_not_arrive() {
-    messages::assert_spellings(KIND);
+    messages::assert_spellings(KIND, Protocol::Http1);
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn bodies_of_get_do_not_arrive_on_routes_with_query_rules() {
 #[test]
 #[ignore = "needs envoy: tests/run"]
 fn refused_clients_get_the_answer_of_the_gateway() {
-    messages::assert_refusals(KIND);
+    messages::assert_refusals(KIND, Protocol::Http1);
 }
 
 #[test]
@@ -100,4 +103,76 @@ fn networks_apply_to_the_client_of_a_load_balancer() {
 #[ignore = "needs envoy: tests/run"]
 fn fields_that_a_load_balancer_passes_on_describe_no_other_request() {
     behind_another::assert_descriptions(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn requests_over_http2_arrive_with_exactly_the_abilities_of_the_guide() {
+    assert_guide(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn attacks_over_http2_fail() {
+    assert_attacks_fail(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn attacks_by_queries_over_http2_fail() {
+    assert_attacks_by_queries_fail(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn fields_arrive_over_http2_as_over_http1() {
+    messages::assert_fields(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn credentials_of_public_routes_arrive_over_http2_as_sent() {
+    messages::assert_public(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn targets_arrive_over_http2_only_as_described() {
+    messages::assert_targets(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn other_spellings_of_names_do_not_arrive_over_http2() {
+    messages::assert_spellings(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn bodies_of_get_over_http2_are_no_queries() {
+    http2::assert_bodies_of_get(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn clients_that_are_refused_over_http2_get_the_answer_of_the_gateway() {
+    messages::assert_refusals(KIND, Protocol::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn targets_of_any_bytes_do_not_arrive_over_http2() {
+    http2::assert_targets(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn attacks_on_networks_fail() {
+    assert_attacks_on_networks_fail(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn blocked_token_is_refused_in_every_spelling() {
+    assert_blocked_tokens_are_refused(KIND);
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{READER, start};
-use crate::support::proxies::Kind;
+use crate::support::proxies::{Kind, Protocol};
 use crate::support::{Answer, OPERATED};
 
 /// A revoked token is refused within a second.
 pub(super) fn assert_revocation(kind: Kind) {
-    let proxied = start(kind, &format!("{OPERATED}cache: {{ttl: 1h}}\n"));
+    let proxied = start(kind, Protocol::Http1, &format!("{OPERATED}cache: {{ttl: 1h}}\n"));
     assert_eq!(proxied.status(READER), 200);
     proxied.env.introspector.deactivate(READER);
     assert_eq!(proxied.status(READER), 200, "the verdict is cached");
@@ -29,10 +29,10 @@ pub(super) fn assert_revocation(kind: Kind) {
 
 /// An outage of the introspector is a refusal with 503, and visible as such.
 pub(super) fn assert_outage(kind: Kind) {
-    let proxied = start(kind, "");
+    let proxied = start(kind, Protocol::Http1, "");
     let gateway = &proxied.env.gateway;
     proxied.env.introspector.fail_with(Answer::with(500, &[], ""));
-    let response = proxied.client().get(super::ITEMS, Some(READER));
+    let response = proxied.get(super::ITEMS, READER);
     assert_eq!(response.status, 503, "{kind:?}: {}", response.text());
     // Envoy takes a 5xx of an authorizer over HTTP for an error, and answers itself.
     if kind != Kind::EnvoyHttp {
@@ -53,12 +53,12 @@ pub(super) fn assert_outage(kind: Kind) {
 
 /// Without the gateway, nothing is forwarded.
 pub(super) fn assert_gone(kind: Kind) {
-    let proxied = start(kind, "");
+    let proxied = start(kind, Protocol::Http1, "");
     assert_eq!(proxied.status(READER), 200);
     proxied.env.backend.take_requests();
     proxied.env.gateway.signal(Signal::KILL);
     for target in [super::ITEMS, "/up"] {
-        let status = proxied.client().get(target, Some(READER)).status;
+        let status = proxied.get(target, READER).status;
         assert!([500, 502, 503].contains(&status), "{kind:?} {target}: {status}");
     }
     proxied.assert_nothing_arrived("without the gateway");

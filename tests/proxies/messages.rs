@@ -1,11 +1,11 @@
 //! What the backend receives, and what refused clients receive.
 
 use super::{FORBIDDEN, ITEMS, READER, start};
-use crate::support::proxies::{CLIENT, Kind, Proxied};
+use crate::support::proxies::{CLIENT, Kind, Protocol, Proxied};
 use crate::support::{Response, TestEnv, Verdict};
 
 const TOKEN: (&str, &str) = ("Authorization", "Bearer 2|reader");
-const QUERY: &str = "abilities:
+pub(super) const QUERY: &str = "abilities:
   routes:
     /up: {GET: public}
     /api/v2/items: {GET: items:read, query: {include: {values: {renters: renters:read}, others: deny}}}
@@ -34,10 +34,14 @@ const HOSTILE: [(&str, &str); 18] = [
 ];
 
 /// The backend receives the fields of the decision, and none that a client must not choose.
-pub(super) fn assert_fields(kind: Kind) {
+pub(super) fn assert_fields(kind: Kind, protocol: Protocol) {
     let yaml = format!("{}identity_headers: [id, abilities]\n", kind.decision());
     let verdict = Verdict::active(&["items:read", "items:create"]).named("17", "scanner");
-    let proxied = Proxied::start(kind, TestEnv::builder().verdict("3|creator", verdict).yaml(&yaml).start());
+    let proxied = Proxied::start_for(
+        kind,
+        protocol,
+        TestEnv::builder().verdict("3|creator", verdict).yaml(&yaml).start(),
+    );
     let authorization = ("Authorization", "bearer   3|creator");
     let kept = [authorization, ("Accept", "text/plain"), ("Content-Type", "application/json")];
     let sent = [&kept[..], &HOSTILE].concat();
@@ -76,8 +80,8 @@ pub(super) fn assert_fields(kind: Kind) {
 }
 
 /// Credentials of public routes arrive as sent.
-pub(super) fn assert_public(kind: Kind) {
-    let proxied = start(kind, "");
+pub(super) fn assert_public(kind: Kind, protocol: Protocol) {
+    let proxied = start(kind, protocol, "");
     // Caddy has placeholders in braces.
     let sent = [("Authorization", "Basic {env.HOME}"), ("Cookie", "a=b; c={env.HOME}")];
     assert_eq!(proxied.ask("GET", "/up", &sent, b"").status, 200);
@@ -88,8 +92,8 @@ pub(super) fn assert_public(kind: Kind) {
 }
 
 /// Targets arrive as described, and those that are not canonical do not arrive.
-pub(super) fn assert_targets(kind: Kind) {
-    let proxied = start(kind, "");
+pub(super) fn assert_targets(kind: Kind, protocol: Protocol) {
+    let proxied = start(kind, protocol, "");
     for target in [
         "/api/v2/items/%C3%A9",
         "/api/v2/items/a%20b",
@@ -136,8 +140,8 @@ pub(super) fn assert_targets(kind: Kind) {
 }
 
 /// Names that PHP reads as those of other fields do not arrive.
-pub(super) fn assert_spellings(kind: Kind) {
-    let proxied = start(kind, "");
+pub(super) fn assert_spellings(kind: Kind, protocol: Protocol) {
+    let proxied = start(kind, protocol, "");
     for name in
         ["X_Token_Id", "X.Token.Id", "X~Token~Id", "X_HTTP_Method_Override", "Remote.User", "Any_Name"]
     {
@@ -151,7 +155,7 @@ pub(super) fn assert_spellings(kind: Kind) {
 
 /// Laravel reads the body of a GET before its query.
 pub(super) fn assert_bodies_of_get(kind: Kind) {
-    let proxied = start(kind, QUERY);
+    let proxied = start(kind, Protocol::Http1, QUERY);
     let json = [TOKEN, ("Content-Type", "application/json")];
     let chunked = [&json[..], &[("Transfer-Encoding", "chunked")]].concat();
     assert_eq!(proxied.ask("GET", ITEMS, &[TOKEN], b"").status, 200);
@@ -187,9 +191,9 @@ fn assert_refusal(response: &Response, status: u16, message: &str, context: &str
 }
 
 /// Refused clients get the gateway's status, body and fields.
-pub(super) fn assert_refusals(kind: Kind) {
+pub(super) fn assert_refusals(kind: Kind, protocol: Protocol) {
     let limit = "rate_limit: {requests_per_second: 1, burst: 1}\n";
-    let proxied = start(kind, limit);
+    let proxied = start(kind, protocol, limit);
     let realm = r#"Bearer realm="stockaj""#;
     for (fields, challenge) in [
         (&[][..], realm.to_owned()),
@@ -209,7 +213,7 @@ pub(super) fn assert_refusals(kind: Kind) {
         assert_eq!(response.field(name), Some(value), "{kind:?}: {name}");
     }
     assert_eq!(proxied.env.backend.take_requests().len(), 1);
-    let proxied = start(kind, "");
+    let proxied = start(kind, protocol, "");
     let response = proxied.ask("DELETE", "/api/v2/items/5", &[TOKEN], b"");
     assert_eq!(response.text(), FORBIDDEN);
     assert_refusal(&response, 403, "This action is unauthorized.", &format!("{kind:?}"));
@@ -221,7 +225,7 @@ pub(super) fn assert_refusals(kind: Kind) {
 /// Connection names fields for one hop only. A proxy that removes those of the decision for it would forward a POST that a
 /// form can turn into another method.
 pub(super) fn assert_connection_options(kind: Kind) {
-    let proxied = start(kind, "");
+    let proxied = start(kind, Protocol::Http1, "");
     let names = "Authorization, Cookie, X-HTTP-Method-Override, X-Token-Id, X-Forwarded-Uri, X-Original-URI";
     let sent = [("Authorization", "Bearer 1|writer"), ("Connection", names)];
     let form = [&sent[..], &[("Content-Type", "application/x-www-form-urlencoded")]].concat();
@@ -235,7 +239,7 @@ pub(super) fn assert_connection_options(kind: Kind) {
 
 /// A connection that the backend upgrades would outlive its token.
 pub(super) fn assert_upgrades(kind: Kind) {
-    let proxied = start(kind, "");
+    let proxied = start(kind, Protocol::Http1, "");
     let handshake = [
         TOKEN,
         ("Connection", "Upgrade"),

@@ -48,6 +48,6 @@ fn pages_have_the_edits_for_a_load_balancer() {
                 assert!(page.contains(line), "{kind:?}: no {line} on the page");
             }
         }
-        assert!(page.contains("trusted_proxies: [10.0.0.0/8]") || kind == Kind::Nginx, "{kind:?}");
+        assert!(page.contains("trusted_proxies: [10.0.0.0/8]"), "{kind:?}");
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::browser::KillOnDrop;
 use super::gateway::{Logs, spawn};
 use super::http2::{Http2Client, Outcome};
-use super::{RawClient, TestEnv};
+use super::{RawClient, Response, TestEnv};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// How long a proxy may take to start on a loaded machine.
@@ -24,10 +24,6 @@ pub const CLIENT: &str = "127.0.0.2";
 /// A part of a shipped file, and its replacement.
 pub type Edit = (&'static str, &'static str);
 
-const NGINX_BEHIND_ANOTHER: &str = "underscores_in_headers off;
-set_real_ip_from 10.0.0.0/8;
-real_ip_header X-Forwarded-For;
-real_ip_recursive on;";
 const CADDY_BEHIND_ANOTHER: &str = "admin off
 servers {
 \ttrusted_proxies static 10.0.0.0/8
@@ -87,7 +83,9 @@ impl Kind {
     /// The edits of its files behind another proxy with an address in 10.0.0.0/8.
     pub fn behind_another(self) -> &'static [Edit] {
         match self {
-            Self::Nginx => &[("underscores_in_headers off;", NGINX_BEHIND_ANOTHER)],
+            Self::Nginx => {
+                &[("X-Forwarded-For $remote_addr;", "X-Forwarded-For $proxy_add_x_forwarded_for;")]
+            }
             Self::Traefik => &[
                 ("trustedIPs: []", "trustedIPs: [10.0.0.0/8]"),
                 ("trustForwardHeader: false", "trustForwardHeader: true"),
@@ -157,13 +155,20 @@ pub fn shipped(name: &str) -> String {
     fs::read_to_string(format!("{ROOT}/deploy/proxies/{name}")).unwrap()
 }
 
+/// The protocol of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    /// Without TLS.
+    Http2,
+}
+
 /// A proxy between clients and the backend of an environment.
 pub struct Proxied {
     pub kind: Kind,
     pub env: TestEnv,
     pub address: SocketAddr,
-    /// nginx 1.22 has one protocol at an address without TLS.
-    accepts_http1: bool,
+    pub protocol: Protocol,
     process: Option<KillOnDrop>,
     logs: Arc<Logs>,
     _directory: tempfile::TempDir,
@@ -173,7 +178,13 @@ impl Proxied {
     /// Starts a proxy with its shipped files, of which only the ports change. The environment has the section
     /// [`Kind::decision`] and a public route `/up`.
     pub fn start(kind: Kind, env: TestEnv) -> Self {
-        Self::edited(kind, env, &[])
+        Self::start_for(kind, Protocol::Http1, env)
+    }
+
+    /// The same for clients of this protocol.
+    pub fn start_for(kind: Kind, protocol: Protocol, env: TestEnv) -> Self {
+        let edits = if protocol == Protocol::Http2 { kind.with_http2() } else { &[] };
+        Self::edited(kind, protocol, env, edits)
     }
 
     /// The same behind another proxy at [`CLIENT`].
@@ -181,16 +192,10 @@ impl Proxied {
         let edits = kind.behind_another().iter();
         let edits: Vec<_> = edits.map(|(old, new)| (*old, new.replace("10.0.0.0/8", CLIENT))).collect();
         let edits: Vec<_> = edits.iter().map(|(old, new)| (*old, &**new)).collect();
-        Self::edited(kind, env, &edits)
+        Self::edited(kind, Protocol::Http1, env, &edits)
     }
 
-    /// The same with clients that speak HTTP/2.
-    pub fn with_http2(kind: Kind, env: TestEnv) -> Self {
-        Self::edited(kind, env, kind.with_http2())
-    }
-
-    /// The same with other edits.
-    fn edited(kind: Kind, env: TestEnv, edits: &[(&str, &str)]) -> Self {
+    fn edited(kind: Kind, protocol: Protocol, env: TestEnv, edits: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // nginx changes its user.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
@@ -213,8 +218,7 @@ impl Proxied {
         }
         let (child, logs) = spawn(&mut kind.command(directory.path()));
         let process = Some(KillOnDrop(child));
-        let accepts_http1 = !edits.iter().any(|(_, new)| new.ends_with("http2;"));
-        let proxied = Self { kind, env, address, accepts_http1, process, logs, _directory: directory };
+        let proxied = Self { kind, env, address, protocol, process, logs, _directory: directory };
         proxied.wait();
         proxied
     }
@@ -233,12 +237,26 @@ impl Proxied {
     }
 
     fn is_ready(&self) -> bool {
-        if self.accepts_http1 {
-            let response = self.client().try_request("GET", "/up", &[], b"");
-            return response.is_ok_and(|response| response.status == 200);
+        self.try_ask("GET", "/up", &[], b"").is_some_and(|response| response.status == 200)
+    }
+
+    /// Sends a request on a new connection. `None` if there is no response.
+    pub fn try_ask(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Response> {
+        if self.protocol == Protocol::Http1 {
+            return self.client().try_request(method, target, fields, body).ok();
         }
-        let outcome = self.http2_client().request("GET", "/up", &[], b"");
-        matches!(outcome, Outcome::Answer(response) if response.status == 200)
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.to_lowercase(), *value)).collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (&**name, *value)).collect();
+        match self.http2_client().request(method, target, &fields, body) {
+            Outcome::Answer(response) => Some(response),
+            _ => None,
+        }
     }
 
     /// Connects to the proxy from [`CLIENT`], by HTTP/2.
