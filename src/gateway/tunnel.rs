@@ -122,8 +122,8 @@ enum TunnelEnd {
     Closed(io::Result<()>),
     /// No byte was sent for `limits.tunnel_idle_timeout`.
     Idle,
-    /// Its request would now be refused.
-    Refused(Refusal),
+    /// This gateway would now refuse its request.
+    Refused(Refusal, Rc<Gateway>),
     /// A revocation named its token, even if introspection reports it as active.
     Revoked,
     /// Its client did not read for too long.
@@ -132,8 +132,12 @@ enum TunnelEnd {
 
 impl TunnelEnd {
     /// The end of a tunnel whose token a revocation has named: every block makes one, too.
-    fn of_revoked(gateway: &Gateway, cached: &Rc<CachedToken>) -> Self {
-        if gateway.lookup().is_blocked(cached) { Self::Refused(Refusal::Blocked) } else { Self::Revoked }
+    fn of_revoked(gateway: Rc<Gateway>, cached: &Rc<CachedToken>) -> Self {
+        if gateway.lookup().is_blocked(cached) {
+            Self::Refused(Refusal::Blocked, gateway)
+        } else {
+            Self::Revoked
+        }
     }
 }
 
@@ -192,8 +196,10 @@ impl Tunnel {
                 tracing::info!(request_id = id, "tunnel closed: its token was revoked");
                 record.mark_truncated(Reason::InactiveToken, "the tunnel's token was revoked");
             }
-            TunnelEnd::Refused(refusal) => {
+            TunnelEnd::Refused(refusal, by) => {
                 let reason = refusal.reason();
+                let found = by.settings.abilities.find(&Method::GET, &upgrade.path);
+                record.follow(&by.recorder, &by.settings, found.route());
                 record.note_cause(&refusal);
                 // The verdict that refuses it is newer than that of the request.
                 if let Some(cached) = upgrade.verdict() {
@@ -294,7 +300,7 @@ async fn watch(
         if let Some(cached) = upgrade.verdict()
             && decided_by.lookup().was_named_in_revocation(cached)
         {
-            return TunnelEnd::of_revoked(&decided_by, cached);
+            return TunnelEnd::of_revoked(decided_by, cached);
         }
         let gateway = gateway();
         if Rc::ptr_eq(&gateway, &decided_by) && is_settled(&gateway, upgrade, now) {
@@ -304,11 +310,11 @@ async fn watch(
         let decided = tokio::time::timeout(PATIENCE, gateway.decide_again(upgrade, now)).await;
         // Also during the decision: the new verdict may be younger than the revocation.
         if let Some(cached) = before.filter(|cached| gateway.lookup().was_named_in_revocation(cached)) {
-            return TunnelEnd::of_revoked(&gateway, &cached);
+            return TunnelEnd::of_revoked(gateway, &cached);
         }
         match decided.unwrap_or(Err(Refusal::NoVerdict)) {
             Ok(()) => decided_by = gateway,
-            Err(refusal) => return TunnelEnd::Refused(refusal),
+            Err(refusal) => return TunnelEnd::Refused(refusal, gateway),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::downstream::{ClientListener, Downstream};
 use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
-use crate::policy::network::{ClientAddress, NetworkRule, Networks, WrongNetwork};
+use crate::policy::network::{ClientAddress, NetworkRule, WrongNetwork};
 use crate::policy::query::{NumberedRequirement, QueryCheck};
 use crate::policy::refusal::{Cause, Reason, Refusal};
 use crate::policy::shadow::{Change, MapRole};
@@ -336,6 +336,16 @@ impl RequestRecord {
         }
     }
 
+    /// Records a tunnel under the map that closes it, which a reload may have put in the place of that of the handshake.
+    /// `route` is the number of its route there.
+    pub fn follow(&mut self, recorder: &Rc<Recorder>, settings: &Arc<Settings>, route: Option<usize>) {
+        self.recorder = Rc::clone(recorder);
+        self.settings = Arc::clone(settings);
+        self.route_number = route;
+        // Findings of the handshake, with the numbers of its map.
+        (self.parameters, self.denied_parameter, self.wrong_network) = (None, None, None);
+    }
+
     /// Which limit a response exceeded that did not begin in time.
     fn exceeded_timeout(&self) -> &'static str {
         match self.settings.abilities.options_of(self.route_number).timeout {
@@ -494,19 +504,13 @@ impl RequestRecord {
         let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
         let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
         let parameter = parameter.map(NumberedRequirement::located);
-        let wrong_network = self.wrong_network.filter(|_| reason == Reason::WrongNetwork).map(|rule| {
-            let client = self.client_address();
-            // After a reload, a tunnel is closed by a list that this record does not have.
-            let excludes = |networks: &Networks| !networks.include(client);
-            let route = route.and_then(|route| route.options().from.as_deref());
-            let token = token.and_then(|token| token.verdict.allowed_from.as_ref());
-            WrongNetwork {
-                client,
+        let wrong_network =
+            self.wrong_network.filter(|_| reason == Reason::WrongNetwork).map(|rule| WrongNetwork {
+                client: self.client_address(),
                 rule,
-                route: route.filter(|from| excludes(&from.networks)),
-                token: token.filter(|networks| excludes(networks)),
-            }
-        });
+                route: route.and_then(|route| route.options().from.as_deref()),
+                token: token.and_then(|token| token.verdict.allowed_from.as_ref()),
+            });
         let client = Client {
             forwarded: self.client.filter(|_| self.client != self.downstream.address),
             peer: self.downstream.address,

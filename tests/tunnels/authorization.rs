@@ -290,6 +290,56 @@ fn rules_for_the_query_decide_tunnels_when_they_open_and_after_a_reload() {
     assert_tunnel_works(&mut plain, &mut plains);
 }
 
+/// The line and the ledger name the rule of the reloaded map. That of the handshake may have another one with the same
+/// number.
+#[test]
+fn closed_tunnel_is_recorded_under_the_rule_that_closed_it() {
+    let usage = "usage: {path: usage.redb, flush_interval: 100ms}\nadmin:\n  token: an-operators-token\n";
+    for (first, second, reason, counted, detail) in [
+        (
+            "GET: items:read, query: {channel: {values: {items: kiosk:scan, renters: renters:read}}}",
+            "GET: items:read, query: {a: deny, channel: {values: {items: variants:read}}}",
+            "query_denied",
+            "variants:read",
+            "query channel=items",
+        ),
+        ("GET: items:read", "GET: items:create", "missing_ability", "items:create", "would be refused now"),
+        (
+            "GET: items:read, from: [127.0.0.0/8]",
+            "GET: items:read, from: [10.0.0.0/8]",
+            "wrong_network",
+            "items:read",
+            "10.0.0.0/8",
+        ),
+    ] {
+        let mut env = start(usage);
+        env.introspector.set_verdict("1|reader", Verdict::active(&["items:read", "kiosk:scan"]));
+        env.gateway.edit("/events:       {GET: items:read}", &format!("/events: {{{first}}}"));
+        assert!(env.gateway.reload());
+        let (mut client, mut backend) = env.tunnel("/events?channel=items", Some("1|reader"));
+        env.gateway.edit(&format!("/events: {{{first}}}"), &format!("/events: {{{second}}}"));
+        assert!(env.gateway.reload());
+        closes_within_5_s(&mut client, &mut backend, second);
+        let line = env.tunnel_line();
+        assert_eq!(line["reason"], reason, "{line}");
+        assert!(line["detail"].as_str().unwrap().contains(detail), "{line}");
+        assert!(reason == "wrong_network" || line["required"] == counted, "{line}");
+        let counts = || {
+            let report = env.operator("GET", "/usage", "").json();
+            let rows = report["tokens"][0]["usage"].as_array().cloned().unwrap_or_default();
+            let text = |row: &serde_json::Value| {
+                ["ability", "verdict"].map(|name| row[name].as_str().unwrap().to_owned()).join(" ")
+            };
+            rows.iter().map(text).collect::<Vec<_>>()
+        };
+        let end = Instant::now() + Duration::from_secs(5);
+        while counts() != [format!("{counted} denied")] {
+            assert!(Instant::now() < end, "{second}: {:?}", counts());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
 #[test]
 fn shadow_mode_keeps_a_tunnel_outside_the_networks_of_its_route_while_its_token_is_active() {
     let mut env = start("mode: shadow\ncache: {ttl: 1s}\n");
