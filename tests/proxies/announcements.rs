@@ -2,7 +2,7 @@
 
 use super::{ITEMS, READER, start};
 use crate::support::Answer;
-use crate::support::proxies::Kind;
+use crate::support::proxies::{Kind, Protocol};
 
 const RULES: &str = "\
 cors: {origins: [https://shop.example]}
@@ -13,7 +13,7 @@ abilities:
 ";
 
 fn assert_announced(kind: Kind) {
-    let proxied = start(kind, RULES);
+    let proxied = start(kind, Protocol::Http1, RULES);
     let of_backend = [
         ("Vary", "Accept"),
         ("Link", "</api/v2/items?page=2>; rel=\"next\""),
