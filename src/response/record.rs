@@ -234,6 +234,11 @@ impl RequestRecord {
         })
     }
 
+    /// Sets the version in the access line; `None` if it is not known.
+    pub const fn note_version(&mut self, version: Option<Version>) {
+        self.version = version;
+    }
+
     /// Keeps the fields of the access line; only the version if the access log is off.
     pub fn note_head(&mut self, head: &Parts) {
         self.version = Some(head.version);
@@ -528,6 +533,7 @@ impl RequestRecord {
             client,
             protocol: self.version.map(|version| match version {
                 Version::HTTP_2 => "HTTP/2.0",
+                Version::HTTP_3 => "HTTP/3.0",
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             }),

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{DECISION, ITEMS, READER, in_every_style, start};
-use crate::support::decision::Style;
+use crate::support::decision::{CHECK, Style, call, called, frame, message};
+use crate::support::http2::Http2Client;
 use crate::support::{Answer, OPERATED, TestEnv, Verdict};
 
 #[test]
@@ -53,6 +56,7 @@ fn decisions_have_access_lines() {
             ("route", "/api/v2/items/{id}"),
             ("reason", "missing_ability"),
             ("required", "items:delete"),
+            ("protocol", "HTTP/1.1"),
         ] {
             assert_eq!(line[field], expected, "{style:?}: {line}");
         }
@@ -60,6 +64,32 @@ fn decisions_have_access_lines() {
         assert!(line["upstream_address"].is_null() && line["token_id"].is_string(), "{line}");
         assert!(!env.gateway.logs().iter().any(|line| line.contains(READER)), "a token in the log");
     });
+}
+
+/// The version of a client's request is in calls only.
+#[test]
+fn protocol_of_a_call_is_that_of_the_described_request() {
+    let env = start(DECISION);
+    for (protocol, expected) in [
+        ("HTTP/1.0", "HTTP/1.0".into()),
+        ("HTTP/1.1", "HTTP/1.1".into()),
+        ("HTTP/2", "HTTP/2.0".into()),
+        ("HTTP/3", "HTTP/3.0".into()),
+        ("", Value::Null),
+        ("HTTP/9", Value::Null),
+    ] {
+        for (number, method) in ["GET", "TRACE"].into_iter().enumerate() {
+            let id = format!("version-{number}-{protocol}");
+            let field = |name: &str, value: &str| message(3, [message(1, name), message(2, value)].concat());
+            let http = [message(2, method), message(4, "/up"), message(5, "a"), message(10, protocol)];
+            let http = [http.concat(), field("x-request-id", &id)].concat();
+            let body = frame(&message(1, message(4, message(2, http))));
+            let response = call(&mut Http2Client::connect(env.decision()), CHECK, &body);
+            assert_eq!(called(&response).is_allowed(), method == "GET");
+            let line = env.gateway.wait_for_log(|line| line["request_id"] == id.as_str());
+            assert_eq!(line["protocol"], expected, "{protocol}: {line}");
+        }
+    }
 }
 
 #[test]

@@ -144,6 +144,8 @@ impl Gateway {
         let source = attributes.source.and_then(|source| source.address?.socket_address);
         let source: Option<IpAddr> = source.and_then(|source| source.address.parse().ok());
         let size = http.size;
+        let version = described_version(&http.protocol);
+        record.note_version(version);
         let mut head = match described_head(http, &self.settings.limits.bounds()) {
             Ok(head) => head,
             Err(DescriptionError::Incomplete(why)) => return Err(Fault::invalid(why)),
@@ -153,6 +155,7 @@ impl Gateway {
         };
         let translated = self.translate(&mut head);
         note_described(record, &head, trusted_request_id(&head.headers));
+        record.note_version(version);
         let trusted = source.is_some_and(|source| self.forwards_for(source));
         record.client = source.map(|source| source.to_canonical());
         if let Some(source) = source.filter(|_| trusted) {
@@ -286,6 +289,17 @@ fn described_head(http: HttpRequest, bounds: &Bounds) -> Result<Parts, Descripti
         (field.key, value)
     });
     request.head(joined.chain(raw), bounds)
+}
+
+/// The version in a text such as `HTTP/1.1`; `None` if it is not known.
+fn described_version(protocol: &[u8]) -> Option<Version> {
+    match protocol {
+        b"HTTP/1.0" => Some(Version::HTTP_10),
+        b"HTTP/1.1" => Some(Version::HTTP_11),
+        b"HTTP/2" => Some(Version::HTTP_2),
+        b"HTTP/3" => Some(Version::HTTP_3),
+        _ => None,
+    }
 }
 
 /// The response that refuses a request with this response to its client.

@@ -67,6 +67,9 @@ pub(super) struct HttpRequest {
     /// -1 if unknown.
     #[prost(int64, tag = "9")]
     pub(super) size: i64,
+    /// The version, such as `HTTP/1.1` or `HTTP/2`.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub(super) protocol: Bytes,
     /// The fields with `encode_raw_headers`.
     #[prost(message, optional, tag = "13")]
     pub(super) header_map: Option<HeaderMap>,
