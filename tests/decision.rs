@@ -8,6 +8,7 @@ mod guide; // the abilities of the guide, in every style
 mod listener; // who may ask, TLS, Unix sockets, reloads and drains
 mod records;
 mod resets; // that no client of a proxy can end its connection // limits, metrics, log, ledger, shadow mode, revocation and outages
+mod traces; // trace context of described requests
 
 use std::net::SocketAddr;
 

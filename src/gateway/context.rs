@@ -75,7 +75,7 @@ impl<'a> RequestContext<'a> {
         head: &Parts,
         body: Incoming,
     ) -> Self {
-        let mut record = begin_record(gateway, downstream, head);
+        let mut record = begin_record(gateway, downstream, head, downstream.trusted);
         if downstream.trusted
             && let Some(address) = downstream.address
         {
@@ -88,18 +88,20 @@ impl<'a> RequestContext<'a> {
     }
 }
 
-/// Begins the record of a request whose head has arrived. Its client is the peer.
+/// Begins the record of a request whose head has arrived. Its client is the peer. `continues_trace`: whether the peer, and
+/// not its client, wrote the trace context.
 pub(super) fn begin_record(
     gateway: &Gateway,
     downstream: &Rc<Downstream>,
     head: &Parts,
+    continues_trace: bool,
 ) -> Box<RequestRecord> {
     let Gateway { recorder, settings, .. } = gateway;
     let now = downstream.state.take_arrival().unwrap_or_else(Instant::now);
     let id = request_id(downstream, &head.headers);
     let mut record = RequestRecord::new(recorder, settings, downstream, &head.method, id, now);
     if let Some(tracer) = &recorder.tracer {
-        record.trace = Some(Trace::begin(tracer, head, downstream.trusted, now));
+        record.trace = Some(Trace::begin(tracer, head, continues_trace, now));
     }
     record.note_head(head);
     record.note_scheme(&head.headers);

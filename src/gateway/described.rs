@@ -116,7 +116,7 @@ impl Gateway {
         let peer = downstream.address.map(tracing::field::display);
         tracing::warn!(peer, "request for a decision rejected: the peer is not in decision.trusted_proxies");
         downstream.connection().unwrap_or(downstream).state.request_shutdown(Shutdown::Announced);
-        let mut record = begin_record(self, downstream, head);
+        let mut record = begin_record(self, downstream, head, false);
         discard_rest(head.version, body, downstream);
         let response = own::refuse(&Refusal::Denied, record.request_id.clone());
         record.note_refusal(&Refusal::Denied, response.status(), Instant::now());
@@ -134,7 +134,8 @@ impl Gateway {
         let form = AnswerForm::of(head);
         let has_body = !body.is_end_stream();
         let described = self.describe(downstream, head);
-        let mut record = begin_record(self, downstream, head);
+        // Proxies pass on the trace context of their clients.
+        let mut record = begin_record(self, downstream, head, false);
         discard_rest(form.version, body, downstream);
         // Never the proxy's own address: a route's `from` may include it.
         let reported = client::reported(&head.headers, |address| self.forwards_for(address));
@@ -287,6 +288,9 @@ fn note_described(record: &mut RequestRecord, head: &Parts, trusted_id: Option<&
     }
     record.note_head(head);
     record.note_scheme(&head.headers);
+    if let Some(trace) = &record.trace {
+        trace.note_host(head);
+    }
 }
 
 /// The names and values of fields in the order of a message.

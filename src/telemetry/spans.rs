@@ -3,7 +3,7 @@
 //! With traces off a request costs one branch. With traces on its spans are plain values, sent to the exporter's thread
 //! when the request ends. If that thread is behind, spans are dropped and counted; no request waits for it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -197,7 +197,7 @@ struct Recording {
     began: Instant,
     wall: SystemTime,
     version: Version,
-    host: Option<Authority>,
+    host: RefCell<Option<Authority>>,
     /// The span id and the start of the request to the backend.
     backend: Cell<Option<(u64, Instant)>>,
 }
@@ -226,10 +226,17 @@ impl Trace {
             began: now,
             wall: SystemTime::now(),
             version: head.version,
-            host: authority(head),
+            host: RefCell::new(authority(head)),
             backend: Cell::default(),
         });
         Rc::new(Self { tracer: Rc::clone(tracer), context, origin, recording })
+    }
+
+    /// Replaces the host by that of another head, which describes the request.
+    pub fn note_host(&self, head: &Parts) {
+        if let Some(recording) = &self.recording {
+            recording.host.replace(authority(head));
+        }
     }
 
     /// The trace fields of the request to the backend, whose span starts `now`; `None` if those of the client are
@@ -268,7 +275,7 @@ impl Trace {
             Origin::Here { ended } => span.link = *ended,
         }
         span.note("network.protocol.version", version(recording.version));
-        if let Some(host) = &recording.host {
+        if let Some(host) = &*recording.host.borrow() {
             span.note("server.address", host.host().to_owned());
             if let Some(port) = host.port_u16() {
                 span.note("server.port", port);

@@ -93,7 +93,8 @@ impl Gateway {
         head: &Parts,
         mut body: Incoming,
     ) -> Response<ResponseBody> {
-        let mut record = begin_record(self, downstream, head);
+        // The fields of a call are the proxy's own.
+        let mut record = begin_record(self, downstream, head, downstream.trusted);
         record.method = OTHER;
         let checked = if head.uri.path() == CHECK {
             self.read_check(downstream, &mut body).await
