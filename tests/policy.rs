@@ -202,8 +202,70 @@ fn coverage_counts_the_cases_of_all_files() {
 fn shipped_map_passes_its_shipped_test() {
     let found = outcome(root(), &["test", "config/stockaj.test.yaml", "--require-coverage"]);
     let (stdout, stderr) =
-        ("config/stockaj.test.yaml: 1349 passed\n", "1349 passed, 0 failed; 60 of 60 rules reached\n");
+        ("config/stockaj.test.yaml: 1353 passed\n", "1353 passed, 0 failed; 60 of 60 rules reached\n");
     assert_eq!(found, (0, stdout.to_owned(), stderr.to_owned()));
+}
+
+/// The example's routes are those of the shipped map, with boundaries.
+#[test]
+fn example_of_boundaries_passes_its_test_and_narrows_the_shipped_map() {
+    let found = outcome(root(), &["test", "config/boundaries.test.yaml", "--require-coverage"]);
+    let (stdout, stderr) =
+        ("config/boundaries.test.yaml: 280 passed\n", "280 passed, 0 failed; 23 of 23 rules reached\n");
+    assert_eq!(found, (0, stdout.to_owned(), stderr.to_owned()));
+    assert_eq!(outcome(root(), &["check", "--strict", "config/boundaries.yaml"]).0, 0);
+
+    let routes = |file: &str| {
+        let (code, stdout, _) = outcome(root(), &["routes", "--format", "json", "--config", file]);
+        assert_eq!(code, 0, "{file}");
+        serde_json::from_str::<Vec<Value>>(&stdout).unwrap()
+    };
+    let shipped = routes("config/stockaj.yaml");
+    for route in routes("config/boundaries.yaml") {
+        assert!(route["query"].is_object() || route["from"].is_array(), "{route}");
+        let is_same = |other: &&Value| {
+            ["path", "method", "requirement"].into_iter().all(|name| route[name] == other[name])
+        };
+        assert!(shipped.iter().any(|other| is_same(&other)), "{route}");
+        let methods = |routes: &[Value]| routes.iter().filter(|it| it["path"] == route["path"]).count();
+        assert_eq!(methods(&routes("config/boundaries.yaml")), methods(&shipped), "{route}");
+    }
+}
+
+/// Each boundary is removed or changed in turn.
+#[test]
+fn test_of_boundaries_detects_every_change_of_a_boundary() {
+    let map = fs::read_to_string(root().join("config/boundaries.yaml")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    write("boundaries.test.yaml", &fs::read_to_string(root().join("config/boundaries.test.yaml")).unwrap());
+    let mut changed = 0;
+    for (from, to) in [
+        ("split: \",\", ", ""),
+        ("values: {variants: items:read, ", "values: {variants: renters:read, "),
+        ("renters: renters:read}", "renters: items:read}"),
+        (", others: deny}", ", others: allow}"),
+        ("fields[renters]: renters:read", "fields[renters]: items:read"),
+        ("debug: deny", "debug: items:read"),
+        ("renter: {all: [rents:read, renters:read]}", "renter: rents:read"),
+        ("items: items:read}}", "items: rents:read}}"),
+        ("      others: deny\n", "      others: allow\n"),
+        ("from: [10.0.0.0/8, \"fd00::/8\"]", "from: [10.0.0.0/8]"),
+        ("from: [10.0.0.0/8, \"fd00::/8\"]", "from: [\"fd00::/8\"]"),
+        ("from: [10.0.0.0/8, \"fd00::/8\"]", "from: [10.0.0.0/8, \"fd00::/8\", 203.0.113.0/24]"),
+        ("    from: [10.0.0.0/8]\n", ""),
+        ("    query: {verbose: deny}\n", ""),
+    ] {
+        let places: Vec<usize> = map.match_indices(from).map(|(start, _)| start).collect();
+        assert!(!places.is_empty(), "{from}");
+        for start in places {
+            changed += 1;
+            write("boundaries.yaml", &format!("{}{to}{}", &map[..start], &map[start + from.len()..]));
+            let found = outcome(directory.path(), &["test", "boundaries.test.yaml"]);
+            assert!(found.0 == 1 && found.2.contains(" failed"), "{from} -> {to}: {found:?}");
+        }
+    }
+    assert_eq!(changed, 17);
 }
 
 /// A removed rule, and a rule with another requirement.
@@ -246,6 +308,7 @@ fn schema_accepts_and_rejects_test_files() {
     let schema = jsonschema::validator_for(&serde_json::from_str(&printed).unwrap()).unwrap();
     for (file, valid) in [
         ("config/stockaj.test.yaml", true),
+        ("config/boundaries.test.yaml", true),
         ("tests/policy/passes.yaml", true),
         ("tests/policy/failures.yaml", true),
         ("tests/policy/networks_table.yaml", true),
