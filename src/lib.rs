@@ -54,7 +54,6 @@
 //! [`policy::decision::Permit`], and only the state machine in [`policy::decision`] makes one.
 
 mod admin;
-mod authority;
 mod backend;
 mod cases;
 mod catch_panic;

@@ -5,8 +5,8 @@ use std::fmt::{self, Display, Formatter};
 use http::header::LINK;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::authority::{is_host, split_port};
 use super::source_location::SourceLocation;
-use crate::authority::{is_host, split_port};
 
 /// RFC 9745 section 2.
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");

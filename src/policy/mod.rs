@@ -4,6 +4,7 @@
 //! log, so that every function can be tested exhaustively.
 
 pub mod ability;
+pub mod authority;
 pub mod bearer;
 mod claims;
 pub mod classes;

@@ -6,9 +6,9 @@ use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 use schemars::json_schema;
 
-use crate::authority::split_port;
 use crate::config::language::{Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, leaf_schema};
 use crate::config::settings::{Destination, ListenAddress};
+use crate::policy::authority::split_port;
 use crate::policy::network::parse_network;
 
 impl Decode for ListenAddress {

@@ -3,11 +3,11 @@
 use http::{HeaderName, HeaderValue};
 use schemars::json_schema;
 
-use crate::authority::{is_host, split_port};
 use crate::config::language::{
     Decode, Decoder, Diagnostic, FROM_ENVIRONMENT, Node, OnOff, Period, Span, Spanned, leaf_schema, section,
     words,
 };
+use crate::policy::authority::{is_host, split_port};
 use crate::policy::cors::{self, Origins, Preflight};
 
 section! {
