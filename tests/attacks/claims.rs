@@ -6,10 +6,10 @@ use super::{PART_OF_EVERY_TOKEN, assert_refused};
 use crate::support::http2::Http2Client;
 use crate::support::{Answer, Introspector, Response, TestEnv, Verdict};
 
-const EXPECT: &str = "  expect: {aud: [api, 'https://api.example'], iss: 'https://auth.example', token_type: Bearer, client_id: [sync]}\n";
+pub(super) const EXPECT: &str = "  expect: {aud: [api, 'https://api.example'], iss: 'https://auth.example', token_type: Bearer, client_id: [sync]}\n";
 
 /// Name, members that replace those of a token for this service, and the reason; `None` if the token is accepted.
-fn rows() -> Vec<(&'static str, Value, Option<&'static str>)> {
+pub(super) fn rows() -> Vec<(&'static str, Value, Option<&'static str>)> {
     const CLAIM: Option<&str> = Some("unexpected_claim");
     const EARLY: Option<&str> = Some("not_yet_valid");
     vec![
@@ -44,19 +44,25 @@ fn rows() -> Vec<(&'static str, Value, Option<&'static str>)> {
     ]
 }
 
+/// The introspector's answer about the token of a row.
+pub(super) fn answer(number: usize, members: &Value) -> Answer {
+    let mut answer = json!({
+        "active": true, "scope": "items:read", "jti": number.to_string(), "aud": "api", "iss": "https://auth.example",
+        "token_type": "bearer", "client_id": "sync",
+    });
+    answer.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    Answer::json(200, &answer)
+}
+
 #[test]
 fn tokens_for_other_services_are_refused_over_both_versions() {
     let introspector = Introspector::start_rfc7662("gateway", "s3cret").with_lines(EXPECT);
     let mut tokens = Vec::new();
     for (number, (name, members, reason)) in rows().into_iter().enumerate() {
-        let mut answer = json!({
-            "active": true, "scope": "items:read", "jti": number.to_string(), "aud": "api", "iss": "https://auth.example",
-            "token_type": "bearer", "client_id": "sync",
-        });
-        answer.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        let answer = answer(number, &members);
         for version in ["1", "2"] {
             let token = format!("{number}|{PART_OF_EVERY_TOKEN}{version}");
-            introspector.set_verdict(&token, Verdict::Answer(Answer::json(200, &answer)));
+            introspector.set_verdict(&token, Verdict::Answer(answer.clone()));
         }
         tokens.push((name, reason, number));
     }

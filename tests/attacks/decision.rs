@@ -4,16 +4,20 @@
 //! answer by gRPC, the request that Envoy would forward is judged.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::http2::{Converted, convert};
 use super::judge::judge;
 use super::{
-    Arrives, Case, Refused, RefusedAndClosed, authentication, fields, methods, paths, queries, start,
+    Arrives, Case, PART_OF_EVERY_TOKEN, READER, Refused, RefusedAndClosed, authentication, blocked, claims,
+    fields, methods, networks, paths, queries, start,
 };
 use crate::support::decision::{Asker, Decision, Style};
 use crate::support::wire::Head;
-use crate::support::{Request, TestEnv};
+use crate::support::{Introspector, Request, TestEnv, Verdict};
 
 const SETTINGS: [(&str, bool); 2] = [
     ("decision:\n  address: 127.0.0.1:0\n  trusted_proxies: [127.0.0.1]\n", false),
@@ -90,7 +94,18 @@ fn forwarded(described: &Described, decision: &Decision) -> Request {
     Request::new(head, 0)
 }
 
-fn assert_decision(env: &TestEnv, style: Style, case: &Case) -> Option<bool> {
+/// The client, as the proxy sees it.
+#[derive(Clone, Copy)]
+struct Client {
+    address: IpAddr,
+    /// Whether the proxy appends the address to X-Forwarded-For of the client, instead of replacing the field.
+    is_appended: bool,
+}
+
+const CLIENT: Client = Client { address: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), is_appended: false };
+const BEHIND_TRUSTED: Client = Client { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9)), is_appended: true };
+
+fn assert_decision(env: &TestEnv, style: Style, client: Client, case: &Case) -> Option<bool> {
     let described = described(case)?;
     let is_grpc = matches!(style, Style::Grpc | Style::GrpcRaw);
     if described.fields.iter().any(|(name, _)| name == b"expect") {
@@ -103,21 +118,32 @@ fn assert_decision(env: &TestEnv, style: Style, case: &Case) -> Option<bool> {
         return None;
     }
     let mut asker = Asker::connect(env.gateway.wait_for_listener("decision"), style);
-    let fields: Vec<(&[u8], &[u8])> = described
-        .fields
-        .iter()
-        .filter(|(name, _)| is_grpc || ![&OF_THE_PROXY[..], &OF_A_DESCRIPTION].concat().contains(&&**name))
-        .map(|(name, value)| (&**name, &**value))
-        .collect();
+    asker.source = Some(client.address).filter(|_| is_grpc);
+    let passes = |name: &[u8]| match name {
+        _ if is_grpc => true,
+        b"x-forwarded-for" => client.is_appended,
+        name => ![&OF_THE_PROXY[..], &OF_A_DESCRIPTION].concat().contains(&name),
+    };
+    let address = client.address.to_string();
+    let appended = [(&b"x-forwarded-for"[..], address.as_bytes())];
+    let fields = described.fields.iter().filter(|(name, _)| passes(name));
+    let fields = fields.map(|(name, value)| (&**name, &**value));
+    let fields: Vec<(&[u8], &[u8])> = fields.chain(appended.into_iter().filter(|_| !is_grpc)).collect();
     let decision = asker.ask_of(&described.host, &described.method, &described.target, &fields)?;
     let context = format!("`{}` in {style:?}: {decision:?}", case.name);
     let request = format!("{} {}", described.method, described.target);
+    // In `headers`, Envoy joins the lines of a field, which the gateway then cannot tell from one.
+    let names = described.fields.iter().map(|(name, _)| name);
+    let is_joined = style == Style::Grpc && described.fields.len() > names.collect::<BTreeSet<_>>().len();
     match case.outcome {
         // Limits of the body are the proxy's.
         Refused(413) | RefusedAndClosed(413) => return None,
-        // Envoy joins lines in `headers`.
-        Refused(400) if style == Style::Grpc && decision.is_allowed() => {}
-        Refused(_) | RefusedAndClosed(_) => assert!(!decision.is_allowed(), "{context}"),
+        Refused(400) if is_joined => {}
+        // A path that is not canonical, or a call that cannot be read.
+        Refused(_) | RefusedAndClosed(_) if matches!(decision.status, 0 | 400) => {
+            assert!(!decision.is_allowed(), "{context}");
+        }
+        Refused(status) | RefusedAndClosed(status) => assert_eq!(decision.status, status, "{context}"),
         // A proxy that cannot remove fields by the answer forwards other spellings of a name.
         Arrives([_]) if decision.status == 400 && described.is_misread(style) => {}
         Arrives([canonical]) if *canonical == request => assert!(decision.is_allowed(), "{context}"),
@@ -127,10 +153,7 @@ fn assert_decision(env: &TestEnv, style: Style, case: &Case) -> Option<bool> {
     if decision.is_allowed() {
         let path = described.target.split('?').next();
         assert_eq!(decision.field("x-canonical-path"), path, "{context}");
-        // In `headers`, Envoy joins the lines of a field, which the gateway then cannot tell from one.
-        let names = described.fields.iter().map(|(name, _)| name);
-        let repeats = described.fields.len() > names.collect::<BTreeSet<_>>().len();
-        if is_grpc && !(style == Style::Grpc && repeats) {
+        if is_grpc && !is_joined {
             let arrives = forwarded(&described, &decision);
             judge(&arrives).unwrap_or_else(|fault| panic!("{fault}: {context}"));
         }
@@ -139,12 +162,16 @@ fn assert_decision(env: &TestEnv, style: Style, case: &Case) -> Option<bool> {
 }
 
 fn assert_decisions(env: &TestEnv, path_prefix: bool, cases: &[Case], least: [usize; 2]) {
+    assert_decisions_on(CLIENT, env, path_prefix, cases, least);
+}
+
+fn assert_decisions_on(client: Client, env: &TestEnv, path_prefix: bool, cases: &[Case], least: [usize; 2]) {
     for style in Style::all(path_prefix) {
         let mut failed = Vec::new();
         let decided: Vec<bool> = cases
             .iter()
             .filter_map(|case| {
-                let decide = AssertUnwindSafe(|| assert_decision(env, *style, case));
+                let decide = AssertUnwindSafe(|| assert_decision(env, *style, client, case));
                 catch_unwind(decide).unwrap_or_else(|_| {
                     failed.push(case.name);
                     None
@@ -159,7 +186,7 @@ fn assert_decisions(env: &TestEnv, path_prefix: bool, cases: &[Case], least: [us
     assert!(env.backend.requests().is_empty());
     env.gateway.wait_for_log(|line| line["message"] == "request");
     for line in env.gateway.logs() {
-        assert!(!line.contains(super::PART_OF_EVERY_TOKEN), "a token in the log: {line}");
+        assert!(!line.contains(PART_OF_EVERY_TOKEN), "a token in the log: {line}");
     }
 }
 
@@ -180,5 +207,107 @@ fn attacks_by_described_queries_fail() {
         let without_body = |case: &Case| case.sent.ends_with(b"\r\n\r\n");
         let cases: Vec<Case> = queries::cases().into_iter().filter(without_body).collect();
         assert_decisions(&env, path_prefix, &cases, [2, 10]);
+    }
+}
+
+#[test]
+fn described_tokens_that_are_blocked_are_refused_in_every_spelling() {
+    for (settings, path_prefix) in SETTINGS {
+        let env = blocked::start(settings);
+        assert_decisions(&env, path_prefix, &blocked::cases(), [2, 20]);
+    }
+}
+
+#[test]
+fn described_tokens_for_other_services_are_refused() {
+    for (settings, path_prefix) in SETTINGS {
+        let introspector = Introspector::start_rfc7662("gateway", "s3cret").with_lines(claims::EXPECT);
+        let token = |number: usize, style: Style| format!("{number}|{PART_OF_EVERY_TOKEN}{}", style as u8);
+        for (number, (_, members, _)) in claims::rows().iter().enumerate() {
+            for style in Style::all(path_prefix) {
+                let answer = claims::answer(number, members);
+                introspector.set_verdict(&token(number, *style), Verdict::Answer(answer));
+            }
+        }
+        let env: TestEnv = TestEnv::builder().introspector(introspector).yaml(settings).start();
+        for style in Style::all(path_prefix) {
+            let mut asker = Asker::connect(env.gateway.wait_for_listener("decision"), *style);
+            for (number, (name, _, reason)) in claims::rows().into_iter().enumerate() {
+                let token = token(number, *style);
+                let (status, calls) = match reason {
+                    None => (200, 1),
+                    Some("no_verdict") => (503, 2),
+                    Some(_) => (401, 1),
+                };
+                for _ in 0..2 {
+                    let decision = asker.ask_with("GET", "/api/v2/items", &token);
+                    assert_eq!(decision.status, status, "`{name}` in {style:?}: {decision:?}");
+                    assert_eq!(decision.is_allowed(), status == 200, "`{name}` in {style:?}: {decision:?}");
+                }
+                // The second decision is made by the cached verdict.
+                assert_eq!(env.introspector.calls_for(&token), calls, "`{name}` in {style:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn described_clients_cannot_choose_their_network() {
+    for (settings, path_prefix) in SETTINGS {
+        let env = networks::target(settings);
+        for is_appended in [false, true] {
+            let client = Client { is_appended, ..CLIENT };
+            assert_decisions_on(client, &env, path_prefix, &networks::untrusted(), [1, 25]);
+        }
+        // The client of the proxy is itself a trusted proxy.
+        let env = networks::target(&format!("{}{settings}", networks::TRUSTED));
+        assert_decisions_on(BEHIND_TRUSTED, &env, path_prefix, &networks::trusted(), [8, 18]);
+        let env = networks::target_with_member("enforce", settings);
+        assert_decisions_on(BEHIND_TRUSTED, &env, path_prefix, &networks::behind_member(), [20, 70]);
+    }
+}
+
+/// The address is the described client's, whatever X-Forwarded-For it sends, and not that of the proxy.
+#[test]
+fn guessed_tokens_of_a_described_client_cause_few_introspections() {
+    const LIMIT: usize = 5;
+    const GUESSES: usize = 150;
+    for (settings, path_prefix) in SETTINGS {
+        for style in Style::all(path_prefix) {
+            let limits = "limits: {failures_per_address: 5}\ncache: {ttl: 1h, negative_ttl: 1h}\n";
+            let env = start(&format!("{settings}{limits}"));
+            let listener = env.gateway.wait_for_listener("decision");
+            let mut other = Asker::connect(listener, *style);
+            assert!(other.ask_with("GET", "/api/v2/items", READER).is_allowed());
+            env.introspector.delay(Duration::from_millis(40));
+            let began = Instant::now();
+            let is_grpc = matches!(style, Style::Grpc | Style::GrpcRaw);
+            thread::scope(|scope| {
+                for thread in 0..4 {
+                    scope.spawn(move || {
+                        let mut asker = Asker::connect(listener, *style);
+                        for number in 0..GUESSES / 4 {
+                            let guess = format!("Bearer {thread}{number}|{PART_OF_EVERY_TOKEN}Guess");
+                            let spoofed = ("x-forwarded-for", &*format!("198.51.{thread}.{number}"));
+                            let fields = [("authorization", &*guess), spoofed];
+                            // Over HTTP the proxy replaces the field.
+                            let fields = if is_grpc { &fields[..] } else { &fields[..1] };
+                            let status = asker.ask("GET", "/api/v2/items", fields).status;
+                            assert!(matches!(status, 401 | 429), "{style:?}: {status}");
+                        }
+                    });
+                }
+                for _ in 0..20 {
+                    assert!(other.ask_with("GET", "/api/v2/items", READER).is_allowed(), "{style:?}");
+                }
+            });
+            let calls = env.introspector.calls() - 1;
+            let most = LIMIT + began.elapsed().as_millis() as usize * LIMIT / 1000 + 1;
+            assert!((LIMIT..=most).contains(&calls), "{style:?}: {calls} of {most}");
+            assert!(most < GUESSES / 2, "too slow for a meaningful result");
+            other.source = Some("192.0.2.8".parse().unwrap());
+            let token = format!("9|{PART_OF_EVERY_TOKEN}Other");
+            assert_eq!(other.ask_with("GET", "/api/v2/items", &token).status, 401, "{style:?}");
+        }
     }
 }
