@@ -228,7 +228,8 @@ fn added_report_of_another_period_is_a_warning() {
 #[test]
 fn reports_of_replicas_keep_the_findings_about_deprecated_routes() {
     let reports = Reports::new();
-    let ends = json!({"/api/v2/items/{id}": {"since": "2026-01-01", "sunset": "2026-11-02", "link": "https://docs.example/v2"}});
+    let end = json!({"since": "2026-01-01", "sunset": "2026-11-02", "link": "https://docs.example/v2"});
+    let ends = json!({ "/api/v2/items/{id}": end });
     let of_replica = |ledger: &str, ends: &Value| {
         let mut report: Value = serde_json::from_str(&report(ledger, "scanner-prod", 40)).unwrap();
         report["deprecated_routes"] = ends.clone();

@@ -146,8 +146,8 @@ impl Cors {
     }
 
     /// Adds the names of fields that the gateway has added to a response of the backend, which sets all other CORS
-    /// fields of it, so that scripts of the [allowed](Self::allowed) origin can read them. If the names depend on the origin,
-    /// the response says so to caches for every origin.
+    /// fields of it, so that scripts of the [allowed](Self::allowed) origin can read them. If the names depend on the
+    /// origin, the response says so to caches, whatever the origin is.
     pub fn expose_also(&self, origin: Option<&HeaderValue>, names: &HeaderValue, fields: &mut HeaderMap) {
         let is_exposed = match self.origins {
             Origins::None => return,
