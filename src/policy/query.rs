@@ -9,5 +9,6 @@ mod rules;
 mod tests;
 
 pub use self::rules::{
-    NumberedRequirement, QueryCheck, QueryNeeds, QueryRules, RawCheck, RawParameter, RawValue, WrittenCheck,
+    LocatedRequirement, NumberedRequirement, QueryCheck, QueryNeeds, QueryRules, RawCheck, RawParameter,
+    RawValue, WrittenCheck,
 };

@@ -1,13 +1,10 @@
 //! The record of one request, from its head to the end of its response.
 
-use std::cell::Cell;
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
@@ -18,14 +15,10 @@ use crate::downstream::{ClientListener, Downstream};
 use crate::limits::counter::CountGuard;
 use crate::policy::client;
 use crate::policy::headers::{self, X_REQUEST_ID};
-use crate::policy::network::{ClientAddress, NetworkRule, WrongNetwork};
-use crate::policy::query::{NumberedRequirement, QueryCheck};
+use crate::policy::network::{ClientAddress, NetworkRule};
+use crate::policy::query::QueryCheck;
 use crate::policy::refusal::{Cause, Reason, Refusal};
-use crate::policy::shadow::{Change, MapRole};
-use crate::policy::target::METHODS;
-use crate::telemetry::access::{
-    AccessLine, AccessLog, Client, DeniedBy, LoggedCause, LoggedToken, RequestFields, Upstream,
-};
+use crate::telemetry::access::{AccessLog, RequestFields};
 use crate::telemetry::metrics::{ConnectionUse, RouteLabel, TimedPhase, WorkerMetrics};
 use crate::telemetry::spans::{Trace, Tracer};
 use crate::telemetry::unmapped::{MissingPart, Uncovered, UncoveredToken, WorkerUncovered};
@@ -33,10 +26,13 @@ use crate::tokens::lookup::{CachedToken, LookupStats};
 use crate::usage::count::WorkerUsage;
 use crate::usage::rules::RuleNumbers;
 
+mod access_line;
+mod request_id;
 mod shadow;
 mod spans;
 mod usage;
 
+pub use request_id::new_request_id;
 pub use shadow::ShadowResult;
 
 /// Records the requests of one worker.
@@ -138,48 +134,6 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// The detail in the log of an upload that was too slow.
 pub(super) const TOO_SLOW: &str = "the request body arrived more slowly than limits.body_rate";
-
-/// Length of a request id, in bytes.
-const REQUEST_ID: usize = 32;
-
-/// Request ids per allocation, which is freed with the last of them.
-const IDS_AT_ONCE: usize = 32;
-
-thread_local! {
-    static UNUSED_IDS: Cell<Bytes> = const { Cell::new(Bytes::new()) };
-}
-
-/// A new request id: 32 random hex digits.
-pub fn new_request_id() -> HeaderValue {
-    let mut unused = UNUSED_IDS.take();
-    if unused.len() < REQUEST_ID {
-        let mut ids = Vec::with_capacity(IDS_AT_ONCE * REQUEST_ID);
-        (0..IDS_AT_ONCE).for_each(|_| ids.extend_from_slice(&random_id()));
-        unused = ids.into();
-    }
-    let id = unused.split_to(REQUEST_ID);
-    UNUSED_IDS.set(unused);
-    HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("-"))
-}
-
-fn random_id() -> [u8; REQUEST_ID] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    const PAIRS: [[u8; 2]; 256] = {
-        let mut pairs = [[0; 2]; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
-            byte += 1;
-        }
-        pairs
-    };
-    let mut text = [0; REQUEST_ID];
-    let (pairs, _) = text.as_chunks_mut::<2>();
-    for (pair, byte) in pairs.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
-        *pair = PAIRS[usize::from(byte)];
-    }
-    text
-}
 
 impl RequestRecord {
     /// The record of a request with a complete head. Boxed, since it moves with the response's body several times.
@@ -479,118 +433,5 @@ impl RequestRecord {
             .any_token()
             .map(|token| UncoveredToken { id: &token.verdict.id, name: token.verdict.name.as_ref() });
         self.recorder.uncovered.record(&Uncovered { path, missing, method, token, now: SystemTime::now() });
-    }
-
-    #[cold]
-    fn logged_cause(&self, cause: Cause) -> LoggedCause<'_> {
-        match cause {
-            Cause::Limit(limit) => LoggedCause::Limit(limit),
-            Cause::Claim(claim) => LoggedCause::Claim(self.settings.introspection.expect.describe(claim)),
-        }
-    }
-
-    fn write_access_line(&self, status: StatusCode, reason: Reason, now: Instant) {
-        let map = &self.settings.abilities;
-        let route = self.route_number.and_then(|number| map.route(number));
-        let shadow = self.shadow.as_deref();
-        let token = self.any_token();
-        let is_denied = matches!(reason, Reason::MissingAbility | Reason::Denied | Reason::QueryDenied);
-        let would_be_denied =
-            shadow.is_some_and(|it| (it.side, it.change) == (MapRole::Enforced, Change::WouldDeny));
-        let rule = route.filter(|_| is_denied || would_be_denied).and_then(|route| route.rule(&self.method));
-        let parameter =
-            self.denied_parameter.and_then(|number| route?.options().query.as_ref()?.requirement(number));
-        let requirement = parameter.map(|it| &it.requirement).or_else(|| rule.map(|rule| &rule.requirement));
-        let has_required = rule.is_some() && self.wrong_network.is_none();
-        let denied_by = requirement.filter(|_| has_required).map(|requirement| DeniedBy {
-            requirement,
-            abilities: token.map(|token| &token.verdict.abilities),
-        });
-        let detail = self.detail.as_ref().map(|detail| detail as &dyn Display);
-        let place = rule.and_then(|rule| rule.place.as_ref()).filter(|_| is_denied);
-        let parameter = parameter.map(NumberedRequirement::located);
-        let wrong_network =
-            self.wrong_network.filter(|_| reason == Reason::WrongNetwork).map(|rule| WrongNetwork {
-                client: self.client_address(),
-                rule,
-                route: route.and_then(|route| route.options().from.as_deref()),
-                token: token.and_then(|token| token.verdict.allowed_from.as_ref()),
-            });
-        let client = Client {
-            forwarded: self.client.filter(|_| self.client != self.downstream.address),
-            peer: self.downstream.address,
-            subject: self.downstream.subject.as_deref(),
-            fields: &self.downstream.connection().unwrap_or(&self.downstream).logged,
-        };
-        let destination = &self.settings.backend.destination;
-        let line = AccessLine {
-            request_id: self.request_id.as_bytes(),
-            client_request_id: self.client_request_id.as_ref().map(HeaderValue::as_bytes),
-            listener: match self.downstream.listener {
-                ClientListener::Proxy => None,
-                ClientListener::Decision => Some("decision"),
-            },
-            client,
-            protocol: self.version.map(|version| match version {
-                Version::HTTP_2 => "HTTP/2.0",
-                Version::HTTP_3 => "HTTP/3.0",
-                Version::HTTP_10 => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            }),
-            tls_version: self.downstream.tls_version,
-            request: self.fields.as_deref(),
-            method: if METHODS.contains(&self.method) { self.method.as_str() } else { "other" },
-            route: match (route, self.route) {
-                (Some(route), _) => route.template(),
-                (None, RouteLabel::None) => "none",
-                (None, RouteLabel::Unmapped | RouteLabel::Route(_)) => "unmapped",
-            },
-            path: self.uncovered.as_ref().and_then(|it| it.path.as_deref()),
-            status: status.as_u16(),
-            reason,
-            cause: self.cause.map(|cause| self.logged_cause(cause)),
-            denied_by,
-            // The rule is more specific than the detail of a closed tunnel.
-            detail: (parameter.as_ref().filter(|_| is_denied).map(|it| it as &dyn Display))
-                .or(wrong_network.as_ref().map(|it| it as &dyn Display))
-                .or(detail)
-                .or(place.map(|place| place as &dyn Display)),
-            token: token.map(|token| LoggedToken {
-                id: &token.verdict.id,
-                name: token.verdict.name.as_deref(),
-                fields: &token.logged,
-            }),
-            cache: self.lookup.cache,
-            duration: now.duration_since(self.started),
-            introspection_duration: self.lookup.waited,
-            upstream_duration: self.backend,
-            upstream: self.upstream.map(|address| Upstream { address, destination }),
-            upstream_status: self.upstream_status.map(|status| status.as_u16()),
-            bytes_in: self.bytes_in + self.upload.as_ref().map_or(0, |upload| upload.forwarded()),
-            bytes_out: self.bytes_out,
-            shadow: shadow.map(|shadow| shadow.change),
-            shadow_rule: shadow.map(|shadow| &*shadow.rule),
-        };
-        self.recorder.access.write(now, &line);
-        if line.shadow.is_some() {
-            self.recorder.access.report_shadow(&line);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn request_ids_are_32_hex_digits_and_differ() {
-        let ids: HashSet<HeaderValue> = (0..10 * IDS_AT_ONCE).map(|_| new_request_id()).collect();
-        assert_eq!(ids.len(), 10 * IDS_AT_ONCE);
-        for id in ids {
-            assert_eq!(id.len(), REQUEST_ID);
-            assert!(id.as_bytes().iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{id:?}");
-        }
     }
 }
