@@ -12,6 +12,7 @@ mod http2; // what only HTTP/2 can express
 mod messages; // what the backend receives, and what refused clients receive
 mod nginx;
 mod pages; // versions, and edits for a load balancer
+mod to_clients; // fields of answers for clients
 mod traefik;
 
 use crate::abilities::{GUIDE, all_but, guide, shipped_with, token};

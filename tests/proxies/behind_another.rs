@@ -70,6 +70,20 @@ pub(super) fn assert_networks(kind: Kind) {
     proxied.assert_nothing_arrived("from another network");
 }
 
+/// Guessed tokens count for the address that guesses.
+pub(super) fn assert_failures(kind: Kind) {
+    let yaml = format!("{}limits: {{failures_per_address: 3}}\n", kind.decision());
+    let proxied = Proxied::start(kind, TestEnv::builder().token(READER, &["items:read"]).yaml(&yaml).start());
+    let guess = |source, number: usize| {
+        let token = format!("Bearer 9|guess{number}");
+        ask(&proxied, source, ("GET", ITEMS), &[("Authorization", &token)]).status
+    };
+    let statuses: Vec<u16> = (0..20).map(|number| guess("127.0.0.3", number)).collect();
+    assert!(statuses.starts_with(&[401]) && statuses.contains(&429), "{kind:?}: {statuses:?}");
+    assert_eq!(guess("127.0.0.4", 20), 401, "{kind:?}: another address");
+    proxied.assert_nothing_arrived("guessed tokens");
+}
+
 /// Fields that the load balancer passes on describe no other request.
 pub(super) fn assert_descriptions(kind: Kind) {
     let proxied = start(kind);

@@ -37,6 +37,7 @@ pub(super) fn assert_outage(kind: Kind) {
     // Envoy takes a 5xx of an authorizer over HTTP for an error, and answers itself.
     if kind != Kind::EnvoyHttp {
         assert_eq!(response.text(), r#"{"message":"Service Unavailable."}"#, "{kind:?}");
+        assert!(response.field("retry-after").is_some(), "{kind:?}: {response:?}");
     }
     proxied.assert_nothing_arrived("during the outage");
     let line = gateway.wait_for_log(|line| line["message"] == "request" && line["status"] == 503);

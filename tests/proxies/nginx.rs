@@ -1,6 +1,6 @@
 //! nginx with `deploy/proxies/nginx.conf`.
 
-use super::{assert_guide, behind_another, failures, http2, messages};
+use super::{assert_guide, behind_another, failures, http2, messages, to_clients};
 use crate::attacks::proxies::{
     assert_attacks_by_queries_fail, assert_attacks_fail, assert_attacks_on_networks_fail,
     assert_blocked_tokens_are_refused,
@@ -175,4 +175,40 @@ fn attacks_on_networks_fail() {
 #[ignore = "needs nginx: tests/run"]
 fn blocked_token_is_refused_in_every_spelling() {
     assert_blocked_tokens_are_refused(KIND);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn refusals_are_readable_by_scripts() {
+    to_clients::assert_refusals_are_readable(KIND);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn long_heads_are_431() {
+    to_clients::assert_long_heads_are_431(KIND);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn responses_have_the_fields_of_the_answer() {
+    to_clients::assert_allowed_responses(KIND, true);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn fields_of_one_connection_do_not_arrive() {
+    messages::assert_fields_of_a_connection(KIND);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn ordinary_fields_arrive() {
+    messages::assert_ordinary_fields(KIND);
+}
+
+#[test]
+#[ignore = "needs nginx: tests/run"]
+fn guessed_tokens_count_for_the_address_that_guesses() {
+    behind_another::assert_failures(KIND);
 }

@@ -345,19 +345,35 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The options with this number. Each name must be replaced first, except those that are joined with the backend's.
-fn options(bytes: &[u8], number_of: u64, joined: &[&str]) -> Vec<(String, String)> {
-    let mut all: Vec<(String, String)> = Vec::new();
-    for option in contents(bytes, number_of) {
+/// The fields of options with this number, and whether each is appended.
+fn options(bytes: &[u8], number_of: u64) -> Vec<((String, String), bool)> {
+    let option = |option| {
         let [header] = contents(option, 1)[..] else { panic!("{option:?}") };
         let [append] = contents(option, 2)[..] else { panic!("append must be present: {option:?}") };
-        let name = text(contents(header, 1)[0]);
         let value = contents(header, 2).first().map_or(String::new(), |value| text(value));
+        ((text(contents(header, 1)[0]), value), number(append, 1) == 1)
+    };
+    contents(bytes, number_of).into_iter().map(option).collect()
+}
+
+/// The fields for a request or a response that is forwarded. Each name must be replaced first, except those that are
+/// joined with the backend's.
+fn forwarded_options(bytes: &[u8], number_of: u64, joined: &[&str]) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = Vec::new();
+    for ((name, value), append) in options(bytes, number_of) {
         let is_appended = all.iter().any(|(its, _)| *its == name) || joined.contains(&&*name);
-        assert_eq!(number(append, 1) == 1, is_appended, "{name} must replace Envoy's first");
+        assert_eq!(append, is_appended, "{name} must replace Envoy's first");
         all.push((name, value));
     }
     all
+}
+
+/// The fields for a refused client, of which Envoy drops those that are appended.
+fn denied_options(bytes: &[u8]) -> Vec<(String, String)> {
+    let all = options(bytes, 2).into_iter();
+    all.inspect(|(field, append)| assert!(!append, "{field:?} must not be appended"))
+        .map(|(field, _)| field)
+        .collect()
 }
 
 fn read_check_response(bytes: &[u8]) -> Decision {
@@ -370,7 +386,7 @@ fn read_check_response(bytes: &[u8]) -> Decision {
             Decision {
                 status: u16::try_from(number(contents(denied, 1)[0], 1)).unwrap(),
                 code,
-                fields: options(denied, 2, &[]),
+                fields: denied_options(denied),
                 removed: Vec::new(),
                 to_client: Vec::new(),
                 body: contents(denied, 3).first().map_or(String::new(), |body| text(body)),
@@ -381,9 +397,9 @@ fn read_check_response(bytes: &[u8]) -> Decision {
             Decision {
                 status: 200,
                 code,
-                fields: options(ok, 2, &[]),
+                fields: forwarded_options(ok, 2, &[]),
                 removed: contents(ok, 5).into_iter().map(text).collect(),
-                to_client: options(ok, 6, &["access-control-expose-headers", "link", "vary"]),
+                to_client: forwarded_options(ok, 6, &["access-control-expose-headers", "link", "vary"]),
                 body: String::new(),
             }
         }

@@ -313,11 +313,13 @@ fn denied(response: &Response<Bytes>) -> CheckResponse {
         StatusCode::INTERNAL_SERVER_ERROR => GrpcStatus::Internal,
         _ => GrpcStatus::PermissionDenied,
     };
+    // Envoy replaces its own lines of a name by all lines that are not appended, and drops the others.
+    let headers = lines(response.headers()).map(|(name, value)| option(name, value.clone(), false));
     CheckResponse {
         status: Some(messages::Status { code: code as i32 }),
         denied_response: Some(messages::DeniedHttpResponse {
             status: Some(messages::HttpStatus { code: response.status().as_u16().into() }),
-            headers: options(response.headers(), &[]),
+            headers: headers.collect(),
             body: response.body().clone(),
         }),
         ok_response: None,
