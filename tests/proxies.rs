@@ -9,6 +9,7 @@ mod envoy_grpc;
 mod envoy_http;
 mod failures; // revocation, outages of the introspector and of the gateway
 mod http2; // what only HTTP/2 can express
+mod limitations; // what pages say that a proxy cannot do
 mod messages; // what the backend receives, and what refused clients receive
 mod nginx;
 mod pages; // versions, and edits for a load balancer

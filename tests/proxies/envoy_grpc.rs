@@ -1,6 +1,6 @@
 //! Envoy with `deploy/proxies/envoy-grpc.yaml`.
 
-use super::{assert_guide, behind_another, failures, http2, messages, to_clients};
+use super::{assert_guide, behind_another, failures, http2, limitations, messages, to_clients};
 use crate::attacks::proxies::{
     assert_attacks_by_queries_fail, assert_attacks_fail, assert_attacks_on_networks_fail,
     assert_blocked_tokens_are_refused,
@@ -211,4 +211,16 @@ fn ordinary_fields_arrive() {
 #[ignore = "needs envoy: tests/run"]
 fn guessed_tokens_count_for_the_address_that_guesses() {
     behind_another::assert_failures(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn several_tokens_are_joined_and_refused() {
+    limitations::assert_joined_credentials(KIND);
+}
+
+#[test]
+#[ignore = "needs envoy: tests/run"]
+fn http_1_0_is_426() {
+    limitations::assert_http_1_0(KIND);
 }

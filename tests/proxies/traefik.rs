@@ -1,6 +1,6 @@
 //! Traefik with `deploy/proxies/traefik.yaml` and `traefik-routes.yaml`.
 
-use super::{assert_guide, behind_another, failures, http2, messages, to_clients};
+use super::{assert_guide, behind_another, failures, http2, limitations, messages, to_clients};
 use crate::attacks::proxies::{
     assert_attacks_by_queries_fail, assert_attacks_fail, assert_attacks_on_networks_fail,
     assert_blocked_tokens_are_refused,
@@ -211,4 +211,16 @@ fn ordinary_fields_arrive() {
 #[ignore = "needs traefik: tests/run"]
 fn guessed_tokens_count_for_the_address_that_guesses() {
     behind_another::assert_failures(KIND);
+}
+
+#[test]
+#[ignore = "needs traefik: tests/run"]
+fn options_asterisk_does_not_arrive() {
+    limitations::assert_options_asterisk(KIND);
+}
+
+#[test]
+#[ignore = "needs traefik: tests/run"]
+fn body_of_get_without_bytes_is_500_and_with_several_401() {
+    limitations::assert_empty_body_is_500(KIND);
 }
