@@ -77,6 +77,12 @@ impl CompleteHeads {
 }
 
 impl CompleteHeads {
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        if let Some(quota) = &self.quota {
+            quota.note_write(written);
+        }
+    }
+
     #[inline]
     fn read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.lossy_head.take_readable() {
@@ -125,8 +131,8 @@ impl AsyncRead for CompleteHeads {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Without a waker: the connection's task polls again.
-        if this.quota.as_ref().is_some_and(|quota| quota.is_used_up()) {
+        // Without a waker: the connection's task or a pending write wakes it.
+        if this.quota.as_ref().is_some_and(|quota| quota.is_used_up() || quota.is_write_pending()) {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -140,7 +146,10 @@ impl AsyncRead for CompleteHeads {
 
 impl AsyncWrite for CompleteHeads {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(context, buffer)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(context, buffer);
+        this.note_write(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -148,7 +157,10 @@ impl AsyncWrite for CompleteHeads {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(context, buffers)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(context, buffers);
+        this.note_write(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

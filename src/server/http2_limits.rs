@@ -1,11 +1,12 @@
 //! The limits of an HTTP/2 connection.
 //!
-//! A client's connection ends if its client resets many requests. A proxy on the decision listener sends the requests of
-//! all its clients over one connection, and resets a request when its client disconnects. No client may end that connection
-//! for the others: its limits bound memory and CPU, and a proxy that sends each request and at most one reset for it never
-//! reaches them.
+//! The gateway closes a client's connection that resets many requests. A proxy on the decision listener sends the requests
+//! of all its clients over one connection, and resets a request when its client disconnects. No client may end that
+//! connection for the others: its limits bound memory and CPU, and a proxy that sends each request and at most one reset
+//! for it never reaches them.
 
 use std::cell::Cell;
+use std::task::Poll;
 
 use crate::config::settings::Limits;
 use crate::downstream::{ClientListener, Downstream};
@@ -47,7 +48,7 @@ const READ_QUOTA: usize = 16 * 1024;
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
-    /// Whether the peer is a proxy on the decision listener that may ask.
+    /// Whether the peer is a trusted proxy on the decision listener.
     is_proxy: bool,
     /// Largest number of concurrent requests.
     pub(super) streams: u32,
@@ -103,17 +104,31 @@ impl ConnectionLimits {
     }
 }
 
-/// The bytes that h2 may read until the connection's task is polled again. h2 reads all that has arrived before it accepts
-/// a request: without a quota, the number of requests that are reset before they are accepted has no limit.
+/// The bytes that h2 may read until the connection's task is polled again, and none while the proxy does not read.
+///
+/// h2 reads all that has arrived before it accepts a request: without a quota, the number of requests that are reset before
+/// they are accepted has no limit. Nor has the number of frames that h2 queues in response to malformed requests.
 #[derive(Debug, Default)]
 pub(super) struct ReadQuota {
     read: Cell<usize>,
+    /// Whether the latest write waits for the proxy.
+    is_write_pending: Cell<bool>,
 }
 
 impl ReadQuota {
-    /// Whether h2 must not read more. The connection's task polls it again.
+    /// Whether h2 must not read more in this turn. The connection's task polls it again.
     pub(super) const fn is_used_up(&self) -> bool {
         self.read.get() >= READ_QUOTA
+    }
+
+    /// Whether h2 must not read before the proxy does. The pending write wakes the connection's task.
+    pub(super) const fn is_write_pending(&self) -> bool {
+        self.is_write_pending.get()
+    }
+
+    /// Notes the result of a write.
+    pub(super) fn note_write<T>(&self, written: &Poll<T>) {
+        self.is_write_pending.set(written.is_pending());
     }
 
     /// Counts read bytes.

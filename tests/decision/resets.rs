@@ -1,14 +1,18 @@
 //! One connection of a proxy carries the requests of all its clients: no client may end it.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use super::{DECISION, ITEMS, PATH_PREFIX, READER, start};
 use crate::support::decision::{CHECK, Checked, call, called, check_request, frame};
 use crate::support::http2::{
     CANCEL, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frame, HEADERS, Http2Client, NO_ERROR, Outcome,
-    PING, PROTOCOL_ERROR, REFUSED_STREAM, literals, request,
+    PING, PREFACE, PROTOCOL_ERROR, REFUSED_STREAM, SETTINGS, literals, request,
 };
 use crate::support::proxies::{Kind, Proxied};
 use crate::support::{RawClient, TestEnv};
@@ -114,6 +118,34 @@ fn malformed_requests_do_not_end_the_connection_of_a_proxy() {
         assert!(matches!(outcome, Outcome::Reset(PROTOCOL_ERROR)), "{number}: {outcome:?}");
     }
     assert_serves(&mut client, "300 malformed requests");
+}
+
+/// h2 queues a reset for each, and reads on.
+#[test]
+fn malformed_requests_of_a_proxy_that_does_not_read_hold_little_memory() {
+    const MIB: u64 = 1 << 20;
+    let env = start(PATH_PREFIX);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // The kernel buffers few responses.
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&env.decision().into()).unwrap();
+    let mut client = TcpStream::from(socket);
+    client.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    client.write_all(PREFACE).unwrap();
+    client.write_all(&Frame::new(SETTINGS, 0, 0, []).bytes()).unwrap();
+    let before = env.gateway.resident_memory();
+    let head = literals(&request("GET", "/decision/up", &[("te", "gzip")]));
+    let sent = (0..4000_u32).take_while(|turn| {
+        let streams = (0..100).map(|number| (turn * 100 + number) * 2 + 1);
+        let heads = streams.map(|it| Frame::new(HEADERS, END_STREAM | END_HEADERS, it, head.clone()).bytes());
+        client.write_all(&heads.collect::<Vec<_>>().concat()).is_ok()
+    });
+    let sent = sent.count();
+    let held = env.gateway.resident_memory().saturating_sub(before);
+    println!("{} KiB after {sent} × 100 malformed requests", held / 1024);
+    assert!(sent < 4000, "the gateway reads on");
+    assert!(held < 8 * MIB, "{} KiB", held / 1024);
+    assert_serves(&mut Http2Client::connect(env.decision()), "another connection");
 }
 
 /// Envoy passes on heads of 60 KiB, which are beyond `limits.header_bytes`.
