@@ -35,7 +35,7 @@ pub struct Downstream {
     pub has_unknown_client: bool,
     /// The address as in X-Forwarded-For: `unknown` (RFC 7239 section 6.2) for a Unix socket.
     pub address_field: HeaderValue,
-    /// Whether the address is in `listen.trusted_proxies`; on the decision listener, whether it may ask.
+    /// Whether the address is in `listen.trusted_proxies`; on the decision listener, in `decision.trusted_proxies`.
     pub trusted: bool,
     /// Whether the connection is TLS.
     pub encrypted: bool,

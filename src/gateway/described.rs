@@ -106,7 +106,7 @@ impl Gateway {
         self.answer_description(downstream, head, body).await
     }
 
-    /// Answers a peer that may not ask, and ends its connection, which would take one from others.
+    /// Answers an untrusted peer, and ends its connection, which would take one from others.
     fn reject_peer(
         &self,
         downstream: &Rc<Downstream>,

@@ -37,7 +37,7 @@ enum Protocol {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
-    let Admitted { accepted, listener, mut count, slot } = admitted;
+    let Admitted { accepted, listener, mut count, slot: _ } = admitted;
     let state = worker.state();
     let settings = state.gateway.settings();
     let (mut address, stream) = match accepted {
@@ -105,7 +105,7 @@ pub(super) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
         // Boxed, so that the futures of HTTP/1 connections stay small.
         Protocol::Http2 => Box::pin(http2::serve(&worker, state, &downstream, recorded)).await,
     }
-    drop((count, slot));
+    drop(count);
 }
 
 /// Reads the PROXY header of a connection from `proxy`. Returns `None` if the connection is closed.

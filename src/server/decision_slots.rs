@@ -1,5 +1,5 @@
-//! `limits.connections` of two listeners: neither the clients of the proxy listener nor the proxies that ask for decisions
-//! can take all connections.
+//! `limits.connections` of two listeners: neither the clients of the proxy listener nor the proxies of the decision
+//! listener can take all connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +11,9 @@ use super::rejected::TooManyConnections;
 pub(super) enum Peer {
     /// A client of the proxy listener.
     Client,
-    /// A proxy that may ask for decisions.
+    /// A trusted proxy of the decision listener.
     Proxy,
-    /// Another peer of the decision listener, which gets 403.
+    /// An untrusted peer of the decision listener, which gets 403.
     Rejected,
 }
 
@@ -43,7 +43,8 @@ pub(super) struct DecisionConnections {
 
 impl DecisionConnections {
     /// Admits a connection beside `total` others, of which there may be `max`. A tenth of `max` is reserved for each
-    /// listener. Peers that may not ask can take half of that.
+    /// listener. Untrusted peers can take half of that: if
+    /// there can be five connections, one of them can get the 403 that says why.
     ///
     /// # Errors
     /// [`TooManyConnections`] if it may not be served.
@@ -53,7 +54,8 @@ impl DecisionConnections {
         total: usize,
         max: usize,
     ) -> Result<Option<DecisionSlot>, TooManyConnections> {
-        let reserved = max.div_ceil(10).min(max.saturating_sub(1));
+        let least = if max < 5 { 1 } else { 2 };
+        let reserved = max.div_ceil(10).max(least).min(max.saturating_sub(1));
         let (proxies, rejected) =
             (self.proxies.load(Ordering::Relaxed), self.rejected.load(Ordering::Relaxed));
         let (present, most) = match peer {
@@ -91,7 +93,7 @@ mod tests {
     #[test]
     fn no_peers_can_take_all_connections() {
         use Peer::{Client, Proxy, Rejected};
-        for max in [2, 3, 9, 10, 11, 20, 100, 10_000] {
+        for max in [2, 3, 4, 5, 9, 10, 11, 20, 100, 10_000] {
             for (others, peer) in [
                 ([Client, Rejected], Proxy),
                 ([Rejected, Client], Proxy),

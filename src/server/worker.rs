@@ -97,9 +97,11 @@ impl WorkerBuilder {
         let lines = tokio::task::spawn_local(Rc::clone(&worker.lines).run());
         while let Some(command) = commands.recv().await {
             match command {
-                WorkerCommand::Serve(admitted) => {
+                WorkerCommand::Serve(mut admitted) => {
                     let worker = Rc::clone(&worker);
                     tokio::task::spawn_local(async move {
+                        // Dropped after the load: the connections of clients are all that have no slot.
+                        let _slot = admitted.slot.take();
                         let _load = Load(&worker.load);
                         connection::serve(Rc::clone(&worker), admitted).await;
                     });

@@ -92,7 +92,7 @@ fn warnings_about_calls_are_throttled() {
 }
 
 #[test]
-fn warnings_about_peers_that_may_not_ask_are_throttled() {
+fn warnings_about_untrusted_peers_are_throttled() {
     let env = start(&DECISION.replace("127.0.0.0/8", "127.0.0.2"));
     let refused = || assert_eq!(RawClient::connect(env.decision()).get("/auth", None).status, 403);
     let text = "the peer is not in decision.trusted_proxies";

@@ -42,7 +42,7 @@ fn other_peers_get_403_on_every_request() {
 }
 
 #[test]
-fn reload_changes_who_may_ask_and_how() {
+fn reload_changes_trusted_proxies_and_style() {
     let env = start(DECISION);
     let mut asker = env.asker(Style::Original);
     assert_eq!(asker.ask_with("GET", ITEMS, READER).status, 200);
@@ -108,7 +108,7 @@ fn decisions_over_tls() {
 }
 
 #[test]
-fn peers_of_a_unix_socket_may_ask() {
+fn peers_of_a_unix_socket_get_decisions() {
     let directory = tempfile::tempdir().unwrap();
     for (name, settings, path_prefix) in [("a", "", false), ("b", "  style: path_prefix\n", true)] {
         let path = directory.path().join(name);
@@ -206,7 +206,7 @@ fn clients_leave_connections_to_proxies_and_proxies_to_clients() {
 }
 
 #[test]
-fn peers_that_may_not_ask_leave_connections_to_those_that_may() {
+fn untrusted_peers_leave_connections_to_proxies() {
     let settings = DECISION.replace("127.0.0.0/8", "127.0.0.2");
     let env = start(&format!("{settings}limits: {{connections: 40}}\n"));
     // They send nothing.

@@ -203,7 +203,7 @@ fn frames_without_effect_still_end_the_connection_of_a_proxy() {
 
 /// The limits of the proxy listener.
 #[test]
-fn peer_that_may_not_ask_has_the_limits_of_a_client() {
+fn untrusted_peer_has_the_limits_of_a_client() {
     let env = start(&DECISION.replace("127.0.0.0/8", "127.0.0.2"));
     let mut client = Http2Client::connect(env.decision());
     let settings = client.frame().unwrap();

@@ -18,7 +18,7 @@ section! {
         /// Address to listen on: an IP address with a port (0 picks a free one), or `unix:/path`. Default: the listener
         /// is off.
         address: Option<Spanned<ListenAddress>>,
-        /// Networks of the proxies that may ask. All other peers get 403; the peers of a Unix socket need no entry.
+        /// Networks of the trusted proxies. All other peers get 403; the peers of a Unix socket need no entry.
         /// X-Forwarded-For of these proxies is trusted.
         trusted_proxies: Vec<Network> = [],
         /// As `listen.tls`.
@@ -81,7 +81,7 @@ pub(crate) fn compile(raw: Decision, decoder: &mut Decoder<'_>) -> settings::Dec
         decoder.record(
             Diagnostic::error("requires `decision.trusted_proxies`")
                 .key("decision.address")
-                .at(span, "no peer may ask for decisions")
+                .at(span, "no proxy is trusted")
                 .hint("list the networks of the proxies, such as `trusted_proxies: [127.0.0.0/8]`"),
         );
     }

@@ -76,7 +76,7 @@ pub struct Decision {
     pub address: Option<ListenAddress>,
     /// `decision.tls`: empty for plain HTTP; the first is the default.
     pub tls: Box<[ListenTls]>,
-    /// `decision.trusted_proxies`: the peers that may ask.
+    /// `decision.trusted_proxies`: the peers that get decisions.
     pub trusted_proxies: Vec<IpNet>,
     /// `decision.style` and `decision.path_prefix`
     pub style: DescriptionStyle,
@@ -85,7 +85,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Whether a peer with this address may ask. File permissions control who can connect to a Unix socket, whose peers
+    /// Whether a peer with this address gets decisions. File permissions control who can connect to a Unix socket, whose peers
     /// have no address.
     pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
         peer.is_none_or(|address| contain(&self.trusted_proxies, address))
