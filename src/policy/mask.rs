@@ -106,6 +106,11 @@ pub fn may_hold_token(value: &[u8]) -> bool {
     has_id || long_runs(value).any(is_mixed)
 }
 
+/// Whether a Host may contain a token or a password: also in what precedes `@`, which no valid Host has.
+pub fn may_host_hold_secret(host: &[u8]) -> bool {
+    host.contains(&b'@') || may_hold_token(host)
+}
+
 /// The runs of at least [`SECRET`] letters and digits.
 ///
 /// Such a run at or after `start` contains the byte at `start + SECRET - 1`, or begins later. So the search goes backwards

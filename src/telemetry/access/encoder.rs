@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::line::{AccessLine, Client, DeniedBy, LoggedCause, LoggedToken, TokenFields, Upstream};
 use super::{timestamp, value};
 use crate::config::settings::{Destination, LogFormat};
-use crate::policy::mask::may_hold_token;
+use crate::policy::mask::{may_hold_token, may_host_hold_secret};
 use crate::policy::shadow::Change;
 use crate::telemetry::metrics::LookupResult;
 
@@ -191,7 +191,7 @@ impl<const JSON: bool> Fields<'_, JSON> {
 
     /// Appends fields that the client chooses and most of its requests repeat.
     pub(super) fn request(&mut self, host: Option<&[u8]>, user_agent: Option<&[u8]>) {
-        self.bytes(&HOST, host, MAX_HOST);
+        self.bytes_unless(may_host_hold_secret, &HOST, host, MAX_HOST);
         self.bytes(&USER_AGENT, user_agent, MAX_USER_AGENT);
     }
 
@@ -245,9 +245,14 @@ impl<const JSON: bool> Fields<'_, JSON> {
     /// Appends a value that the client chose.
     #[inline(always)]
     fn bytes(&mut self, key: &Key, bytes: Option<&[u8]>, most: usize) {
+        self.bytes_unless(may_hold_token, key, bytes, most);
+    }
+
+    #[inline(always)]
+    fn bytes_unless(&mut self, is_secret: fn(&[u8]) -> bool, key: &Key, bytes: Option<&[u8]>, most: usize) {
         let Some(bytes) = bytes else { return };
         self.key(key);
-        if may_hold_token(bytes) {
+        if is_secret(bytes) {
             value::text(self.buffer, HIDDEN);
         } else {
             value::bounded_bytes(self.buffer, bytes, most);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::encoder::Fields;
 use super::line::RequestFields;
 use crate::config::settings::LogFormat;
-use crate::policy::mask::may_hold_token;
+use crate::policy::mask::{may_hold_token, may_host_hold_secret};
 
 /// The number of encoded pairs of `host` and `user_agent` per worker; a power of two.
 const SLOTS: usize = 128;
@@ -41,10 +41,9 @@ impl RequestFieldsCache {
         }
         let fields = encode(format, host, user_agent, &mut self.buffer.borrow_mut());
         let (is_short, fields) = (fields.encoded <= MAX_KEPT, Rc::new(fields));
-        let may_hold_token = |value: Option<&[u8]>| value.is_some_and(may_hold_token);
         if is_short
-            && !may_hold_token(host)
-            && !may_hold_token(user_agent)
+            && !host.is_some_and(may_host_hold_secret)
+            && !user_agent.is_some_and(may_hold_token)
             && let Some(slot) = slot
         {
             *slot = Some(Rc::clone(&fields));
@@ -125,6 +124,12 @@ mod tests {
             let first = get();
             assert!(!Rc::ptr_eq(&first, &get()));
             assert_eq!(first.encoded(), get().encoded());
+        }
+        // A short token that no run of letters shows, and a password.
+        for host in ["3%7CSecret0User@a.example", "user:password@a.example", "@"] {
+            let first = cache.get(LogFormat::Json, Some(host.as_bytes()), None);
+            let encoded = std::str::from_utf8(first.encoded()).unwrap();
+            assert_eq!(encoded, r#","host":"(hidden: it may hold a token)""#, "{host}");
         }
         assert!(cache.slots.borrow().iter().all(Option::is_none));
     }
