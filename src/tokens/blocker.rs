@@ -88,7 +88,7 @@ impl Blocker {
     /// Writes all changes up to now to the file. Other processes may use the same file: what they have written is merged.
     ///
     /// # Errors
-    /// If the file cannot be written. The list stays as it is, and is written later.
+    /// If the file cannot be written, or has contents that cannot be merged. The list stays as it is, and is written later.
     pub fn save(&self) -> Result<(), BlockFileError> {
         let saved = self.save_and_count();
         if let Err(error) = &saved {
@@ -110,7 +110,11 @@ impl Blocker {
 
     fn try_save(&self, file: &mut BlockFile) -> Result<(), BlockFileError> {
         let _lock = file.lock()?;
-        self.apply_changes(file);
+        match self.apply_changes(file) {
+            // Under the lock: no other process has replaced it meanwhile.
+            Err(BlockFileError::Content { .. }) => file.keep_damaged()?,
+            applied => applied?,
+        }
         // Before the records are read: a later change is written later.
         self.is_unsaved.store(false, Ordering::Release);
         file.write(&self.list.records())
@@ -120,7 +124,9 @@ impl Blocker {
     /// in it yet. To be called about once a second.
     pub fn maintain(&self, now: Instant) {
         self.list.expire(Timestamp::now());
-        self.apply_changes(&mut self.file());
+        if let Err(BlockFileError::Content { .. }) = self.apply_changes(&mut self.file()) {
+            self.is_unsaved.store(true, Ordering::Release);
+        }
         let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = failed_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_PAUSE);
         if !is_due || !self.is_unsaved.load(Ordering::Acquire) {
@@ -163,29 +169,29 @@ impl Blocker {
         merged
     }
 
-    /// Applies what other processes have written to the file. A file that was removed, damaged or replaced by an older one
-    /// would lose blocks at the next start, so it is written again.
-    fn apply_changes(&self, file: &mut BlockFile) {
+    /// Applies what other processes have written to the file. A file that was removed, or replaced by an older one, would
+    /// lose blocks at the next start, so it is written again.
+    ///
+    /// # Errors
+    /// If the file cannot be read. The log has the first of these errors.
+    fn apply_changes(&self, file: &mut BlockFile) -> Result<(), BlockFileError> {
         if !file.has_changed() {
-            return;
+            return Ok(());
         }
-        match file.read() {
-            Ok(records) => {
-                let is_behind = self.list.is_ahead_of(&records);
-                self.merge_all(records);
-                // What is unsaved is not expected there.
-                if !is_behind || self.is_unsaved.load(Ordering::Acquire) {
-                    return;
-                }
-                let what = if file.is_missing() { "was removed" } else { "lacks blocks that it had" };
-                tracing::error!("the file of blocks {what}: it is written again");
+        let is_known = file.is_unreadable();
+        let records = file.read().inspect_err(|error| {
+            if !is_known {
+                log_unreadable(error);
             }
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "the file of blocks cannot be read any more: it is written again");
-            }
+        })?;
+        let is_behind = self.list.is_ahead_of(&records);
+        self.merge_all(records);
+        // What is unsaved is not expected there.
+        if is_behind && !self.is_unsaved.swap(true, Ordering::AcqRel) {
+            let what = if file.is_missing() { "was removed" } else { "lacks blocks that it had" };
+            tracing::error!("the file of blocks {what}: it is written again");
         }
-        self.is_unsaved.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn merge_all(&self, records: Vec<BlockRecord>) {
@@ -210,7 +216,23 @@ impl Blocker {
     }
 }
 
+fn log_unreadable(error: &BlockFileError) {
+    let is_damaged = matches!(error, BlockFileError::Content { .. });
+    let error: &dyn std::error::Error = error;
+    if is_damaged {
+        tracing::error!(
+            error,
+            "the file of blocks cannot be read any more: it is kept as `*.damaged`, and written again"
+        );
+    } else {
+        tracing::error!(error, "the file of blocks cannot be read: it is not written until it can be");
+    }
+}
+
 fn log_failure(error: &BlockFileError) {
     let error: &dyn std::error::Error = error;
     tracing::error!(error, "the blocks cannot be written: changes are lost at a restart");
 }
+
+#[cfg(test)]
+mod tests;

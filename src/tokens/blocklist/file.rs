@@ -49,6 +49,14 @@ pub enum BlockFileError {
         /// What is wrong.
         message: String,
     },
+    /// Another version has written the file.
+    #[error("{}:1:1: the format is {format}; this version supports {FORMAT}", .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format of the file.
+        format: u32,
+    },
 }
 
 impl BlockFileError {
@@ -70,12 +78,20 @@ struct Contents {
     blocks: Vec<StoredRecord>,
 }
 
+/// What the file has in every format.
+#[derive(Deserialize)]
+struct Header {
+    format: u32,
+}
+
 /// The file of one process.
 #[derive(Debug)]
 pub struct BlockFile {
     path: PathBuf,
     /// The file as it was last read or written by this process.
     seen: Option<FileSignature>,
+    /// Whether the latest attempt to read it failed.
+    is_unreadable: bool,
 }
 
 impl BlockFile {
@@ -84,7 +100,7 @@ impl BlockFile {
     /// # Errors
     /// If it cannot be read, or has other contents.
     pub fn open(path: &Path) -> Result<(Self, Vec<BlockRecord>), BlockFileError> {
-        let mut file = Self { path: path.to_owned(), seen: None };
+        let mut file = Self { path: path.to_owned(), seen: None, is_unreadable: false };
         let records = file.read()?;
         Ok((file, records))
     }
@@ -99,13 +115,28 @@ impl BlockFile {
         self.seen.is_none()
     }
 
-    /// Reads the records. The file counts as read even if it is damaged, so that the error occurs once.
+    /// Whether the latest attempt to read it failed.
+    pub const fn is_unreadable(&self) -> bool {
+        self.is_unreadable
+    }
+
+    /// Reads the records. After an error the file still [has changed](Self::has_changed): it may have blocks of another
+    /// process, which a write would lose.
     ///
     /// # Errors
     /// If the file exists and cannot be read, or has other contents.
     pub fn read(&mut self) -> Result<Vec<BlockRecord>, BlockFileError> {
         // Before reading: a later change is noticed.
-        self.seen = file_signature(&self.path);
+        let signature = file_signature(&self.path);
+        let records = self.read_records();
+        self.is_unreadable = records.is_err();
+        if records.is_ok() {
+            self.seen = signature;
+        }
+        records
+    }
+
+    fn read_records(&self) -> Result<Vec<BlockRecord>, BlockFileError> {
         let mut bytes = Vec::new();
         let read = File::open(&self.path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
         match read {
@@ -119,21 +150,30 @@ impl BlockFile {
             }
             Err(error) => return Err(BlockFileError::io(&self.path)(error)),
         }
+        self.parse(&bytes)
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Vec<BlockRecord>, BlockFileError> {
         let content = |line, column, message| BlockFileError::Content {
             path: self.path.clone(),
             line,
             column,
             message,
         };
-        let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| {
+        let parsed = serde_json::from_slice::<Contents>(bytes);
+        let format = match &parsed {
+            Ok(contents) => Some(contents.format),
+            // Another format may have other fields.
+            Err(_) => serde_json::from_slice::<Header>(bytes).ok().map(|header| header.format),
+        };
+        if let Some(format) = format.filter(|format| *format != FORMAT) {
+            return Err(BlockFileError::Format { path: self.path.clone(), format });
+        }
+        let contents = parsed.map_err(|error| {
             let message = error.to_string();
             let place = format!(" at line {} column {}", error.line(), error.column());
             content(error.line(), error.column(), message.trim_end_matches(&place).to_owned())
         })?;
-        if contents.format != FORMAT {
-            let message = format!("the format is {}; this version supports {FORMAT}", contents.format);
-            return Err(content(1, 1, message));
-        }
         let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
         // As written: one record in a line.
         let is_as_written = lines == contents.blocks.len() + 2;
@@ -166,6 +206,23 @@ impl BlockFile {
         Err(BlockFileError::io(directory)(error))
     }
 
+    /// Keeps the contents of a damaged file as `<name>.damaged`, in place of those of an earlier one. The file itself stays
+    /// until it is [replaced](Self::write), so that a gateway that starts in between does not miss its blocks.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    pub fn keep_damaged(&self) -> Result<(), BlockFileError> {
+        let damaged = self.beside(".damaged");
+        let removed = match fs::remove_file(&damaged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        // Some file systems have no links.
+        let link =
+            || fs::hard_link(&self.path, &damaged).or_else(|_| fs::copy(&self.path, &damaged).map(drop));
+        removed.and_then(|()| link()).map_err(BlockFileError::io(&damaged))
+    }
+
     /// Replaces the file, which must be [locked](Self::lock). When this returns, the records survive a crash of the machine.
     ///
     /// # Errors
@@ -178,7 +235,7 @@ impl BlockFile {
             let _ = fs::remove_file(&temporary);
         }
         written.map_err(BlockFileError::io(&self.path))?;
-        self.seen = file_signature(&self.path);
+        (self.seen, self.is_unreadable) = (file_signature(&self.path), false);
         Ok(())
     }
 
@@ -209,8 +266,12 @@ impl BlockFile {
     }
 
     fn temporary(&self) -> PathBuf {
+        self.beside(".new")
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
-        name.push(".new");
+        name.push(suffix);
         name.into()
     }
 }

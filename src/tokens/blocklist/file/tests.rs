@@ -82,7 +82,6 @@ fn damaged_file_is_an_error_with_its_place() {
         (String::new(), 1),
         ("{".to_owned(), 1),
         ("[]".to_owned(), 1),
-        (good.replace("\"format\": 1", "\"format\": 2"), 1),
         (good.replace("\n]}\n", "\n"), 8),
         (good.replace("\"17\"", "17"), 2),
         (good.replacen("T08", "T25", 1), 2),
@@ -114,6 +113,18 @@ fn damaged_file_is_an_error_with_its_place() {
 }
 
 #[test]
+fn other_format_is_told_from_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blocked.json");
+    for text in ["{\"format\": 2, \"blocks\": []}", "{\"format\": 2, \"more\": [{}]}"] {
+        fs::write(&path, text).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, BlockFileError::Format { format: 2, .. }), "{error}");
+        assert!(error.to_string().ends_with(":1:1: the format is 2; this version supports 1"), "{error}");
+    }
+}
+
+#[test]
 fn failed_write_leaves_the_previous_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("blocked.json");
@@ -123,7 +134,7 @@ fn failed_write_leaves_the_previous_file() {
     fs::create_dir(directory.path().join("blocked.json.new")).unwrap();
     assert!(file.probe().is_err() && file.write(&[]).is_err());
     assert_eq!(open(&path).unwrap(), records());
-    let below = BlockFile { path: path.join("blocked.json"), seen: None };
+    let below = BlockFile { path: path.join("blocked.json"), seen: None, is_unreadable: false };
     assert!(below.probe().is_err() && below.lock().is_err());
 }
 
