@@ -47,9 +47,11 @@ impl TokenState {
         if blocks.blocks_text(token.secret(), shows_id, Timestamp::now()) {
             return Ok(Self::Blocked(None));
         }
-        let TokenHashes { token: hash, secret } = TokenHashes::of(token.secret());
+        let TokenHashes { token: hash, secret, .. } = TokenHashes::of(token.secret());
         let is_blocked = |id: &str, name: Option<&str>| {
-            let subject = Subject { hash: &hash, secret: Some(&secret), id: Some(id), name };
+            // The id in the text is not blocked.
+            let (secret, id) = (Some(&secret), Some(id));
+            let subject = Subject { hash: &hash, secret, id, written_id: None, name };
             blocks.blocks_token(subject, Timestamp::now())
         };
         Ok(match Introspector::introspect_once(introspection, token.secret())? {

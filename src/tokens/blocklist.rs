@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use self::record::{Block, BlockRecord, BlockSource, BlockSubject, BlockVersion};
 use super::hash::TokenHash;
-use super::revocation::{Subject, sanctum_id};
+use super::revocation::{Subject, written_id};
 use crate::config::settings;
 
 /// Largest number of blocks, without those of the configuration.
@@ -184,7 +184,7 @@ impl BlockList {
             return false;
         }
         let state = self.read();
-        let id = token.split_once('|').filter(|_| shows_id).map(|(id, _)| sanctum_id(id));
+        let id = written_id(token).filter(|_| shows_id);
         id.and_then(BlockSubject::of_id).is_some_and(|id| state.blocks(&id, now))
             || state.blocks(&BlockSubject::Token(TokenHash::of_secret(token)), now)
     }
@@ -198,6 +198,7 @@ impl BlockList {
         let blocks = |subject: Option<BlockSubject>| subject.is_some_and(|it| state.blocks(&it, now));
         blocks(token.secret.map(|secret| BlockSubject::Token(*secret)))
             || blocks(token.id.and_then(BlockSubject::of_id))
+            || blocks(token.written_id.and_then(BlockSubject::of_id))
             || blocks(token.name.and_then(BlockSubject::of_name))
     }
 

@@ -339,9 +339,14 @@ impl TokenCache {
         now: Instant,
         wall: SystemTime,
     ) -> IntrospectionResult {
-        let TokenHashes { token: hash, secret } = &token;
-        let (id, name) = (Some(&*verdict.id), verdict.name.as_deref());
-        let subject = Subject { hash, secret: Some(secret), id, name };
+        let TokenHashes { token: hash, secret, written_id } = &token;
+        let subject = Subject {
+            hash,
+            secret: Some(secret),
+            id: Some(&verdict.id),
+            written_id: written_id.as_deref(),
+            name: verdict.name.as_deref(),
+        };
         // A block that is added after this also raises the generation.
         if let Some(blocked) = self.blocked_entry(subject, generation) {
             return IntrospectionResult::Inactive(self.insert_inactive(hash, blocked));

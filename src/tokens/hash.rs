@@ -9,19 +9,21 @@ use sha2::{Digest, Sha256};
 #[serde(into = "String", try_from = "String")]
 pub struct TokenHash([u8; 32]);
 
-/// The hashes of one token.
-#[derive(Clone, Copy, Debug)]
+/// The hashes of one token, and the id that its text shows.
+#[derive(Clone, Debug)]
 pub struct TokenHashes {
     /// Of the token as received.
     pub token: TokenHash,
     /// [Of its secret](TokenHash::of_secret).
     pub secret: TokenHash,
+    /// The [id in its text](super::revocation::written_id), if its introspector's tokens have one.
+    pub written_id: Option<Box<str>>,
 }
 
 impl TokenHashes {
-    /// The hashes of `token`.
+    /// The hashes of `token`, without an id.
     pub fn of(token: &str) -> Self {
-        Self { token: TokenHash::of(token), secret: TokenHash::of_secret(token) }
+        Self { token: TokenHash::of(token), secret: TokenHash::of_secret(token), written_id: None }
     }
 }
 

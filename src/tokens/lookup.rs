@@ -301,12 +301,15 @@ impl Lookup {
         self.shared.cache.blocks().additions()
     }
 
-    /// Whether the text of a token shows that it is blocked. In `bearer` style the tokens are Sanctum's, which begin
-    /// with their id.
+    /// Whether the text of a token shows that it is blocked.
     fn blocks_text(&self, token: &str) -> bool {
-        let shows_id = matches!(self.introspector.settings().style, IntrospectionStyle::Bearer);
         let blocks = self.shared.cache.blocks();
-        !blocks.is_empty() && blocks.blocks_text(token, shows_id, Timestamp::now())
+        !blocks.is_empty() && blocks.blocks_text(token, self.shows_id(), Timestamp::now())
+    }
+
+    /// Whether tokens begin with their id: those of the `bearer` style are Sanctum's.
+    fn shows_id(&self) -> bool {
+        matches!(self.introspector.settings().style, IntrospectionStyle::Bearer)
     }
 
     /// Drops the verdicts of a token, in every spelling, because the backend answered 401; at most once per token and

@@ -43,6 +43,8 @@ pub struct Subject<'a> {
     pub secret: Option<&'a TokenHash>,
     /// Its introspected id; `None` if unknown.
     pub id: Option<&'a str>,
+    /// The [id in its text](written_id), which selects it as well; `None` if unknown.
+    pub written_id: Option<&'a str>,
     /// Its introspected name.
     pub name: Option<&'a str>,
 }
@@ -51,8 +53,7 @@ impl Revocation {
     /// The revocations that invalidate `token`: itself, and every other spelling with its id. If the id is unknown, it
     /// is the one that Sanctum would look up: the digits before the first `|`, without leading zeros.
     pub fn of_token(token: &str, known_id: Option<&str>) -> Vec<Self> {
-        let written = || token.split_once('|').map(|(id, _)| sanctum_id(id)).filter(|id| !id.is_empty());
-        let id = known_id.or_else(written);
+        let id = known_id.or_else(|| written_id(token));
         let itself = Self::Token(TokenHash::of(token));
         std::iter::once(itself).chain(id.map(|id| Self::Id(id.into()))).collect()
     }
@@ -70,7 +71,7 @@ impl Revocation {
     /// Whether this concerns `subject`.
     pub fn concerns(&self, subject: Subject<'_>) -> bool {
         match self {
-            Self::Id(id) => subject.id == Some(id),
+            Self::Id(id) => [subject.id, subject.written_id].contains(&Some(id)),
             Self::Name(name) => subject.name == Some(name),
             Self::HashedName(hash) => subject.name.is_some_and(|name| TokenHash::of(name).as_bytes() == hash),
             Self::Token(hash) => subject.hash == hash,
@@ -80,10 +81,13 @@ impl Revocation {
     }
 }
 
-/// The id that Sanctum looks up for the text before the `|` of a token: digits without leading zeros.
-pub(super) fn sanctum_id(written: &str) -> &str {
+/// The id that Sanctum looks up for a token: the text before the first `|`, digits without leading zeros. `None` if there
+/// is none.
+pub fn written_id(token: &str) -> Option<&str> {
+    let (written, _) = token.split_once('|')?;
     let digits = written.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { written.trim_start_matches('0') } else { written }
+    let id = if digits { written.trim_start_matches('0') } else { written };
+    (!id.is_empty()).then_some(id)
 }
 
 /// The revocations so far, numbered by generation.
@@ -148,8 +152,13 @@ mod tests {
 
     const HASH: TokenHash = TokenHash::from_bytes([7; 32]);
     const SECRET: TokenHash = TokenHash::from_bytes([9; 32]);
-    const SUBJECT: Subject<'_> =
-        Subject { hash: &HASH, secret: Some(&SECRET), id: Some("17"), name: Some("scanner") };
+    const SUBJECT: Subject<'_> = Subject {
+        hash: &HASH,
+        secret: Some(&SECRET),
+        id: Some("17"),
+        written_id: None,
+        name: Some("scanner"),
+    };
 
     #[test]
     fn revocation_applies_to_the_named_tokens() {
@@ -174,6 +183,10 @@ mod tests {
         let nameless = Subject { secret: None, id: None, name: None, ..SUBJECT };
         assert!(!Revocation::Id("17".into()).concerns(nameless));
         assert!(!Revocation::Secret(SECRET).concerns(nameless));
+        let written = Subject { id: Some("a"), written_id: Some("17"), ..SUBJECT };
+        assert!(
+            Revocation::Id("17".into()).concerns(written) && Revocation::Id("a".into()).concerns(written)
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ use crate::policy::ability::Abilities;
 use crate::policy::decision::TokenRights;
 use crate::policy::network::Networks;
 
+/// The counters of an [`Arc`], and the rounding of the allocator, in bytes.
+pub(super) const ALLOCATION: usize = 24;
+
 /// An active token, as introspected. The cache stores it; decisions are made anew for each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -61,8 +64,6 @@ impl Verdict {
 
     /// The approximate heap size of its texts and lists, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        /// The counters of an [`Arc`], and the rounding of the allocator.
-        const ALLOCATION: usize = 24;
         let texts = [Some(&self.id), self.name.as_ref(), self.context.as_ref(), self.workspace_id.as_ref()];
         let texts: usize = texts.into_iter().flatten().map(|text| text.len() + ALLOCATION).sum();
         let names = self.abilities.names();

@@ -12,7 +12,7 @@ fn until(end: Option<Timestamp>) -> Block {
 
 /// A token of which all is known.
 fn known<'a>(id: &'a str, name: Option<&'a str>, secret: &'a TokenHash) -> Subject<'a> {
-    Subject { hash: secret, secret: Some(secret), id: Some(id), name }
+    Subject { hash: secret, secret: Some(secret), id: Some(id), written_id: None, name }
 }
 
 fn id(id: &str) -> BlockSubject {

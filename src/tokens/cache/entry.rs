@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use crate::limits::tokens::TokenLimit;
 use crate::tokens::clock::Reading;
 use crate::tokens::hash::{TokenHash, TokenHashes};
+use crate::tokens::introspection::MAX_TEXT;
 use crate::tokens::revocation::Subject;
-use crate::tokens::verdict::Verdict;
+use crate::tokens::verdict::{ALLOCATION, Verdict};
 
 /// Memory of an active entry without the texts of its verdict, in bytes: the entry, moka's nodes and timer, its element in
 /// the list of spellings, and its buckets if `rate_limit` is on.
-const ENTRY_BYTES: u64 = 688;
+const ENTRY_BYTES: u64 = 704;
 
 /// The largest entry that each worker's front cache may hold: evicted entries stay there until the next sweep, out of reach
 /// of `max_bytes`. Those of Stockaj have less than a quarter of it.
@@ -33,6 +34,8 @@ pub struct CacheEntry {
     pub(super) hash: TokenHash,
     /// [That of the token's secret](TokenHash::of_secret).
     pub(super) secret: TokenHash,
+    /// The [id in its text](crate::tokens::revocation::written_id), if it is not the introspected one.
+    written_id: Option<Box<str>>,
     pub(super) fresh_until: Instant,
     /// The token's own expiry on the clock that deadlines use, in nanoseconds after `introspected_at`. It becomes earlier
     /// when the wall clock is set forward.
@@ -65,20 +68,24 @@ pub enum Freshness {
 
 impl CacheEntry {
     pub(super) fn new(
-        TokenHashes { token: hash, secret }: TokenHashes,
+        TokenHashes { token: hash, secret, written_id }: TokenHashes,
         verdict: Verdict,
         generation: u64,
         introspected_at: Instant,
         fresh_until: Instant,
         expires: Option<Instant>,
     ) -> Self {
-        let bytes = ENTRY_BYTES + verdict.heap_bytes() as u64;
+        // Revocations and blocks have no longer ones.
+        let written_id = written_id.filter(|id| **id != *verdict.id && id.len() <= MAX_TEXT);
+        let written_bytes = written_id.as_ref().map_or(0, |id| id.len() + ALLOCATION);
+        let bytes = ENTRY_BYTES + (verdict.heap_bytes() + written_bytes) as u64;
         Self {
             verdict,
             introspected_at,
             limit: OnceLock::new(),
             hash,
             secret,
+            written_id,
             fresh_until: expires.map_or(fresh_until, |expires| fresh_until.min(expires)),
             expires_after: AtomicU64::new(
                 expires.map_or(NEVER, |expires| nanoseconds(introspected_at, expires)),
@@ -91,9 +98,9 @@ impl CacheEntry {
         }
     }
 
-    /// The hashes of its token.
+    /// The hashes of its token, and the id in its text.
     pub(super) fn hashes(&self) -> TokenHashes {
-        TokenHashes { token: self.hash, secret: self.secret }
+        TokenHashes { token: self.hash, secret: self.secret, written_id: self.written_id.clone() }
     }
 
     /// What blocks and revocations select it by.
@@ -102,6 +109,7 @@ impl CacheEntry {
             hash: &self.hash,
             secret: Some(&self.secret),
             id: Some(&self.verdict.id),
+            written_id: self.written_id.as_deref(),
             name: self.verdict.name.as_deref(),
         }
     }

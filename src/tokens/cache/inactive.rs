@@ -47,7 +47,7 @@ impl TokenCache {
         if block_changes != current || valid_from.is_some_and(|from| from <= SystemTime::now()) {
             return None;
         }
-        let subject = Subject { hash, secret: None, id: None, name: None };
+        let subject = Subject { hash, secret: None, id: None, written_id: None, name: None };
         (!self.revocations.is_revoked_since(generation, subject)).then_some(why)
     }
 

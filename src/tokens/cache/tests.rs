@@ -30,12 +30,12 @@ fn hash(number: u32) -> TokenHash {
 
 /// The hashes of a token without an id.
 fn hashes(token: TokenHash) -> TokenHashes {
-    TokenHashes { token, secret: token }
+    TokenHashes { token, secret: token, written_id: None }
 }
 
 /// A token of which nothing is known.
 fn unknown(hash: &TokenHash) -> Subject<'_> {
-    Subject { hash, secret: None, id: None, name: None }
+    Subject { hash, secret: None, id: None, written_id: None, name: None }
 }
 
 fn verdict(id: &str, name: &str) -> Verdict {
@@ -254,7 +254,8 @@ fn introspection_begun_before_a_revocation_is_discarded() {
     ] {
         let generation = cache.generation();
         cache.revoke(revocation.clone());
-        let subject = Subject { hash: &hash(1), secret: None, id: Some("17"), name: Some("scanner") };
+        let subject =
+            Subject { hash: &hash(1), secret: None, id: Some("17"), written_id: None, name: Some("scanner") };
         assert!(cache.is_overtaken(generation, subject), "{revocation:?}");
         // The revocation may also arrive between that check and the insertion.
         let entry = store_at(&cache, hash(1), verdict("17", "scanner"), generation);
@@ -505,7 +506,7 @@ fn block(cache: &TokenCache, id: &str) {
 #[test]
 fn inactive_entries_do_not_outlast_a_change_of_the_block_list_that_may_concern_them() {
     let cache = cache(&settings());
-    let token = Subject { hash: &hash(1), secret: None, id: Some("17"), name: None };
+    let token = Subject { hash: &hash(1), secret: None, id: Some("17"), written_id: None, name: None };
     assert_eq!(cache.store_inactive(token, Inactivity::Expired, 0), Inactivity::Expired);
     assert_eq!(cache.inactive(token.hash), Some(Inactivity::Expired));
     block(&cache, "17");

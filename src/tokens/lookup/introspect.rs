@@ -16,7 +16,7 @@ use crate::tokens::cache::{Completed, InFlight, Inactivity, IntrospectionResult,
 use crate::tokens::hash::{TokenHash, TokenHashes};
 use crate::tokens::introspection::{Inactive, IntrospectionResponse, Mismatch, NoVerdict};
 use crate::tokens::introspection_limiter::IntrospectionPermit;
-use crate::tokens::revocation::Subject;
+use crate::tokens::revocation::{self, Subject};
 
 /// Attempts at an introspection if revocations arrive while it runs.
 const ATTEMPTS: usize = 3;
@@ -184,6 +184,7 @@ impl Lookup {
     ) -> Completed {
         let cache = &self.shared.cache;
         let secret = TokenHash::of_secret(token);
+        let written_id = revocation::written_id(token).filter(|_| self.shows_id());
         for _ in 0..ATTEMPTS {
             let generation = cache.generation();
             let introspected_at = Instant::now();
@@ -204,12 +205,13 @@ impl Lookup {
                         hash: &hash,
                         secret: Some(&secret),
                         id: Some(&verdict.id),
+                        written_id,
                         name: verdict.name.as_deref(),
                     };
                     if !cache.is_overtaken(generation, subject) {
                         let wall = SystemTime::now();
                         let outcome = cache.store(
-                            TokenHashes { token: hash, secret },
+                            TokenHashes { token: hash, secret, written_id: written_id.map(Box::from) },
                             verdict,
                             generation,
                             introspected_at,
@@ -222,7 +224,7 @@ impl Lookup {
                 IntrospectionResponse::Inactive { why, id, name } => {
                     self.metrics.introspection(IntrospectionOutcome::Inactive);
                     let (id, name) = (Some(&*id), name.as_deref());
-                    let subject = Subject { hash: &hash, secret: Some(&secret), id, name };
+                    let subject = Subject { hash: &hash, secret: Some(&secret), id, written_id, name };
                     if !cache.is_overtaken(generation, subject) {
                         let why = match why {
                             Inactive::Reported => {

@@ -15,10 +15,13 @@ use crate::client::pool::Pool;
 use crate::config;
 use crate::config::settings::Settings;
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::blocklist::record::{Block, BlockSource, BlockSubject};
 use crate::tokens::revocation::Revocation;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const ACTIVE: &str = r#"{"data":{"id":17,"name":"scanner","abilities":["items:read"],"expires_at":null}}"#;
+const WITHOUT_ID: &str =
+    r#"{"data":{"name":"scanner","abilities":["items:read"],"expires_at":"2100-01-01T00:00:00Z"}}"#;
 const RENAMED: &str = r#"{"data":{"id":17,"name":"renamed","abilities":["items:read"],"expires_at":null}}"#;
 
 /// An introspector that responds only while the test lets it.
@@ -414,4 +417,63 @@ fn large_entries_are_served_from_the_shared_cache_only() {
         assert!(lookup.front.borrow().iter().all(Option::is_none));
         assert_eq!(introspector.calls(), 1);
     });
+}
+
+/// Blocks the tokens with this id as the admin listener does.
+fn block(lookup: &Lookup, id: &str) {
+    let (created_at, source) = (Timestamp::now(), BlockSource::Admin);
+    let block = Block { name: None, until: None, reason: None, created_at, source };
+    let cache = &lookup.shared.cache;
+    let record = cache.blocks().block(BlockSubject::of_id(id).unwrap(), block, created_at).unwrap();
+    cache.revocations().add(record.subject.revocation());
+}
+
+/// The tokens of the introspected verdicts begin with `1|`.
+#[test]
+fn block_and_revocation_of_the_id_in_the_text_concern_cached_verdicts() {
+    for body in [ACTIVE, WITHOUT_ID] {
+        on_a_core("", async |introspector, lookup| {
+            introspector.set(|script| script.body = body);
+            let cached = introspect(&lookup).await.unwrap().unwrap();
+            lookup.shared.cache.revocations().add(Revocation::Id("1".into()));
+            assert!(get_local(&lookup, Instant::now()).is_none(), "{body}");
+            assert!(cached.is_gone());
+            let cached = introspect(&lookup).await.unwrap().unwrap();
+            block(&lookup, "2");
+            assert!(get_local(&lookup, Instant::now()).is_some(), "{body}");
+            block(&lookup, "1");
+            assert!(get_local(&lookup, Instant::now()).is_none() && lookup.is_blocked(&cached), "{body}");
+            assert_eq!(introspect(&lookup).await.unwrap().unwrap_err(), Refusal::Blocked, "{body}");
+            assert_eq!(introspector.calls(), 2, "{body}");
+        });
+    }
+}
+
+#[test]
+fn blocked_token_is_refused_as_such_after_its_expiry() {
+    on_a_core("", async |introspector, lookup| {
+        introspector.set(|script| script.body = WITHOUT_ID);
+        introspect(&lookup).await.unwrap().unwrap();
+        let fields = fields("1|a");
+        let token = Token::from_fields(&fields, 1024).unwrap();
+        let late = request(token, Instant::now() + Duration::from_secs(200 * 366 * 86400));
+        block(&lookup, "1");
+        let stats = &mut LookupStats::default();
+        let refused = lookup.get_or_introspect(hash(), &late, None, stats).await.unwrap_err();
+        assert_eq!(refused, Refusal::Blocked);
+    });
+}
+
+/// Only Sanctum's tokens begin with their id.
+#[test]
+fn text_of_a_token_of_another_style_shows_no_id() {
+    on_a_core(
+        "style: rfc7662\n  client_id: gateway\n  client_secret: secret",
+        async |introspector, lookup| {
+            introspector.set(|script| script.body = r#"{"active":true,"jti":"a","scope":"items:read"}"#);
+            introspect(&lookup).await.unwrap().unwrap();
+            block(&lookup, "1");
+            assert!(get_local(&lookup, Instant::now()).is_some());
+        },
+    );
 }
