@@ -254,13 +254,6 @@ fn file_that_loses_blocks_is_written_again() {
 }
 
 #[test]
-fn file_of_a_gateway_without_blocks_is_not_created() {
-    let env = start("");
-    thread::sleep(Duration::from_millis(1500));
-    assert!(!env.gateway.directory().join("blocked.json").exists());
-}
-
-#[test]
 fn block_beside_a_damaged_file_is_kept_with_all_others() {
     let env = start("");
     env.block(&json!({"id": "17"}));

@@ -91,6 +91,18 @@ fn file_that_cannot_be_read_is_merged_once_it_can() {
 }
 
 #[test]
+fn file_of_a_process_without_blocks_is_not_created() {
+    let directory = tempfile::tempdir().unwrap();
+    let blocker = start(&directory.path().join("blocked.json"));
+    blocker.probe_file();
+    maintain(&blocker);
+    maintain(&blocker);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    block(&blocker, "17").unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn latest_damaged_file_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("blocked.json");
