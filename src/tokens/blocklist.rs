@@ -172,7 +172,8 @@ impl BlockList {
         self.removals.load(Ordering::Acquire)
     }
 
-    /// Incremented when more tokens are blocked: what was found inactive for another reason before is looked up again.
+    /// Incremented when more tokens are blocked: what was found inactive for another reason before is looked up again in
+    /// the list.
     pub fn additions(&self) -> u64 {
         self.additions.load(Ordering::Acquire)
     }
@@ -200,6 +201,18 @@ impl BlockList {
             || blocks(token.id.and_then(BlockSubject::of_id))
             || blocks(token.written_id.and_then(BlockSubject::of_id))
             || blocks(token.name.and_then(BlockSubject::of_name))
+    }
+
+    /// Whether a block of one of `subjects` is in force.
+    pub fn blocks_any<'a>(
+        &self,
+        mut subjects: impl Iterator<Item = &'a BlockSubject>,
+        now: Timestamp,
+    ) -> bool {
+        !self.is_empty() && {
+            let state = self.read();
+            subjects.any(|subject| state.blocks(subject, now))
+        }
     }
 
     /// Blocks tokens. An earlier block of the same tokens is replaced.

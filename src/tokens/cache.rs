@@ -32,9 +32,6 @@ mod in_flight;
 mod inactive;
 mod spellings;
 
-/// Memory of an inactive entry, in bytes.
-const INACTIVE_BYTES: u64 = 312;
-
 /// Memory of a token in [`TokenCache::claim_feedback`], in bytes.
 const FEEDBACK_BYTES: u64 = 288;
 
@@ -57,7 +54,7 @@ pub type OnEviction = Box<dyn Fn(RemovalCause) + Send + Sync>;
 /// The verdicts of all workers.
 pub struct TokenCache {
     active: moka::sync::Cache<TokenHash, Arc<CacheEntry>>,
-    inactive: moka::sync::Cache<TokenHash, InactiveEntry>,
+    inactive: moka::sync::Cache<TokenHash, Arc<InactiveEntry>>,
     /// By the hash of the introspected id: its other spellings are no further reason to introspect.
     feedback: moka::sync::Cache<(TokenHash, Feedback), ()>,
     spellings: Arc<Spellings>,
@@ -100,7 +97,7 @@ impl Expiry<TokenHash, Arc<CacheEntry>> for UntilForgotten {
     }
 }
 
-/// How `max_tokens` and `max_bytes` bound the active entries together. moka knows one bound, the sum of all weights.
+/// How `max_tokens` and a number of bytes bound entries together. moka knows one bound, the sum of all weights.
 /// An entry weighs its bytes, but at least an equal share of all memory: then `max_tokens` entries fill the cache, however
 /// small they are.
 #[derive(Clone, Copy, Debug)]
@@ -110,16 +107,11 @@ struct Capacity {
 }
 
 impl Capacity {
-    fn new(settings: &settings::Cache) -> Self {
-        let share = (settings.max_bytes / settings.max_tokens.max(1)).max(1);
+    fn new(max_tokens: u64, max_bytes: u64) -> Self {
+        let share = (max_bytes / max_tokens.max(1)).max(1);
         let share = u32::try_from(share).unwrap_or(u32::MAX);
-        Self { weight: settings.max_tokens.saturating_mul(share.into()).min(settings.max_bytes), share }
+        Self { weight: max_tokens.saturating_mul(share.into()).min(max_bytes), share }
     }
-}
-
-/// How many entries of `bytes` bytes the given part of `max_bytes` holds, up to `max_tokens`.
-fn entries(settings: &settings::Cache, sixteenths: u64, bytes: u64) -> u64 {
-    (settings.max_bytes / 16 * sixteenths / bytes).clamp(1, settings.max_tokens.max(1))
 }
 
 impl TokenCache {
@@ -133,7 +125,7 @@ impl TokenCache {
         let keep = settings.stale_if_error.max(KEPT_WHEN_OUTDATED);
         let spellings = Arc::new(Spellings::default());
         let known = Arc::clone(&spellings);
-        let Capacity { weight, share } = Capacity::new(settings);
+        let Capacity { weight, share } = Capacity::new(settings.max_tokens, settings.max_bytes);
         let active = moka::sync::Cache::builder()
             .max_capacity(weight)
             .weigher(move |_, entry: &Arc<CacheEntry>| entry.bytes.max(share))
@@ -145,13 +137,15 @@ impl TokenCache {
             })
             .build();
         // A cache of its own: a flood of random tokens evicts other random tokens and nothing else.
+        let Capacity { weight, share } = Capacity::new(settings.max_tokens, settings.max_bytes / 16 * 3);
         let inactive = moka::sync::Cache::builder()
-            .max_capacity(entries(settings, 3, INACTIVE_BYTES))
+            .max_capacity(weight)
+            .weigher(move |_, entry: &Arc<InactiveEntry>| entry.bytes().max(share))
             .time_to_live(settings.negative_ttl)
             .build();
         // The latest is always kept, whatever others do: it would be acted upon again at once.
         let feedback = moka::sync::Cache::builder()
-            .max_capacity(entries(settings, 1, FEEDBACK_BYTES))
+            .max_capacity((settings.max_bytes / 16 / FEEDBACK_BYTES).clamp(1, settings.max_tokens.max(1)))
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(settings.negative_ttl)
             .build();

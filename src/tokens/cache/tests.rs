@@ -4,6 +4,7 @@ use super::spellings::MAX_SPELLINGS;
 use super::*;
 use crate::policy::ability::Abilities;
 use crate::policy::expected_claims::Claim;
+use crate::tokens::blocklist::record::{Block, BlockSource, BlockSubject};
 
 const TTL: Duration = Duration::from_secs(60);
 const STALE: Duration = Duration::from_secs(30);
@@ -492,12 +493,31 @@ fn inactive_tokens_and_feedback_are_bounded_in_bytes() {
     }
     cache.maintain();
     cache.feedback.run_pending_tasks();
-    let (_, inactive) = cache.sizes();
-    assert!(inactive * INACTIVE_BYTES + cache.feedback.entry_count() * FEEDBACK_BYTES <= (1 << 20) / 4);
+    let bytes = |cache: &TokenCache| -> u64 {
+        cache.inactive.iter().map(|(_, entry)| u64::from(entry.bytes())).sum()
+    };
+    assert!(cache.sizes().1 > 300, "{:?}", cache.sizes());
+    assert!(bytes(&cache) + cache.feedback.entry_count() * FEEDBACK_BYTES <= (1 << 20) / 4);
+}
+
+#[test]
+fn inactive_tokens_are_bounded_by_their_ids_and_in_number() {
+    let long = "i".repeat(255);
+    for (max_tokens, least, most) in [(1_000_000, 150, 250), (20, 20, 20)] {
+        let cache = cache(&settings::Cache { max_tokens, max_bytes: 1 << 20, ..settings() });
+        for number in 0..4000 {
+            let hash = hash(number);
+            let token = Subject { id: Some(&long), written_id: Some(&long), ..unknown(&hash) };
+            cache.store_inactive(token, Inactivity::Inactive, 0);
+        }
+        cache.maintain();
+        let bytes: u64 = cache.inactive.iter().map(|(_, entry)| u64::from(entry.bytes())).sum();
+        let count = cache.inactive.iter().count();
+        assert!((least..=most).contains(&count) && bytes <= (1 << 20) / 16 * 3, "{count}: {bytes}");
+    }
 }
 
 fn block(cache: &TokenCache, id: &str) {
-    use crate::tokens::blocklist::record::{Block, BlockSource, BlockSubject};
     let (created_at, source) = (Timestamp::now(), BlockSource::Admin);
     let block = Block { name: None, until: None, reason: None, created_at, source };
     cache.blocks().block(BlockSubject::of_id(id).unwrap(), block, created_at).unwrap();
@@ -509,16 +529,32 @@ fn inactive_entries_do_not_outlast_a_change_of_the_block_list_that_may_concern_t
     let token = Subject { hash: &hash(1), secret: None, id: Some("17"), written_id: None, name: None };
     assert_eq!(cache.store_inactive(token, Inactivity::Expired, 0), Inactivity::Expired);
     assert_eq!(cache.inactive(token.hash), Some(Inactivity::Expired));
+    block(&cache, "18");
+    assert_eq!(cache.inactive(token.hash), Some(Inactivity::Expired), "a block of another token");
     block(&cache, "17");
     assert_eq!(cache.inactive(token.hash), None, "it may be blocked");
     assert_eq!(cache.store_inactive(token, Inactivity::Expired, 0), Inactivity::Blocked);
     block(&cache, "18");
     assert_eq!(cache.inactive(token.hash), Some(Inactivity::Blocked), "another block does not end this one");
+    cache.blocks().unblock(|subject| *subject == BlockSubject::of_id("18").unwrap(), Timestamp::now());
+    assert_eq!(cache.inactive(token.hash), Some(Inactivity::Blocked), "nor does the end of another one");
     cache.blocks().unblock(|_| true, Timestamp::now());
     assert_eq!(cache.inactive(token.hash), None, "it may not be blocked any more");
     assert_eq!(cache.store_inactive(token, Inactivity::Expired, 0), Inactivity::Expired);
     cache.blocks().unblock(|_| true, Timestamp::now());
     assert_eq!(cache.inactive(token.hash), Some(Inactivity::Expired));
+}
+
+/// The id of a token without an introspected one.
+#[test]
+fn block_of_a_hash_ends_the_inactive_entry_of_its_token() {
+    let cache = cache(&settings());
+    let (hash, id) = (hash(1), String::from(hash(1)));
+    let token = Subject { id: Some(&id), ..unknown(&hash) };
+    cache.store_inactive(token, Inactivity::Inactive, 0);
+    block(&cache, &id);
+    assert_eq!(cache.inactive(&hash), None);
+    assert_eq!(cache.store_inactive(token, Inactivity::Inactive, 0), Inactivity::Blocked);
 }
 
 #[test]

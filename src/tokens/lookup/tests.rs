@@ -477,3 +477,19 @@ fn text_of_a_token_of_another_style_shows_no_id() {
         },
     );
 }
+
+#[test]
+fn blocks_of_other_tokens_do_not_end_negative_caching() {
+    on_a_core("", async |introspector, lookup| {
+        introspector.set(|script| script.status = 401);
+        for number in 0..20 {
+            assert_eq!(introspect(&lookup).await.unwrap().unwrap_err(), Refusal::InactiveToken);
+            block(&lookup, &format!("other-{number}"));
+            let known = lookup.peek(&hash(), Instant::now());
+            assert_eq!(known.unwrap().unwrap_err(), Refusal::InactiveToken);
+        }
+        assert_eq!(introspector.calls(), 1);
+        block(&lookup, "1");
+        assert_eq!(introspect(&lookup).await.unwrap().unwrap_err(), Refusal::Blocked);
+    });
+}
