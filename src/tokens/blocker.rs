@@ -184,7 +184,7 @@ impl Blocker {
                 log_unreadable(error);
             }
         })?;
-        let is_behind = self.list.is_ahead_of(&records);
+        let is_behind = self.list.is_ahead_of(&records, Timestamp::now());
         self.merge_all(records);
         // What is unsaved is not expected there.
         if is_behind && !self.is_unsaved.swap(true, Ordering::AcqRel) {

@@ -88,6 +88,12 @@ struct Stored {
     block: Option<Block>,
 }
 
+impl Stored {
+    fn is_obsolete(&self, now: Timestamp) -> bool {
+        is_without_effect(self.block.as_ref(), self.version, now)
+    }
+}
+
 /// A block as reports list it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedBlock {
@@ -316,13 +322,14 @@ impl BlockList {
         if before.is_some() { Merged::Removed } else { Merged::Nothing }
     }
 
-    /// Whether the list has a record that is not in `records`, or a later version of one.
-    pub fn is_ahead_of(&self, records: &[BlockRecord]) -> bool {
+    /// Whether the list has a record that is not in `records`, or a later version of one. Another process may have dropped
+    /// the [obsolete](is_obsolete) ones.
+    pub fn is_ahead_of(&self, records: &[BlockRecord], now: Timestamp) -> bool {
         let versions: HashMap<&BlockSubject, BlockVersion> =
             records.iter().map(|record| (&record.subject, record.version)).collect();
         let state = self.read();
         let is_later = |(subject, stored): (&BlockSubject, &Stored)| {
-            versions.get(subject).is_none_or(|version| *version < stored.version)
+            versions.get(subject).is_none_or(|version| *version < stored.version) && !stored.is_obsolete(now)
         };
         state.records.iter().any(is_later)
     }
@@ -431,8 +438,11 @@ impl BlockList {
 
 /// Whether a record has no effect any more, and everyone may forget it.
 pub fn is_obsolete(record: &BlockRecord, now: Timestamp) -> bool {
-    let is_in_force = record.block.as_ref().is_some_and(|block| block.is_in_force(now));
-    !is_in_force && record.version.at < oldest_removal(now)
+    is_without_effect(record.block.as_ref(), record.version, now)
+}
+
+fn is_without_effect(block: Option<&Block>, version: BlockVersion, now: Timestamp) -> bool {
+    !block.is_some_and(|block| block.is_in_force(now)) && version.at < oldest_removal(now)
 }
 
 /// The version of the oldest record without a block that is kept.

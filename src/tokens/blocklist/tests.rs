@@ -121,18 +121,18 @@ fn additions_and_removals_are_counted() {
 #[test]
 fn list_is_ahead_of_records_that_lack_a_change() {
     let list = list();
-    assert!(!list.is_ahead_of(&[]));
+    assert!(!list.is_ahead_of(&[], at(0)));
     list.block(id("17"), until(None), at(0)).unwrap();
     let first = list.records();
-    assert!(list.is_ahead_of(&[]) && !list.is_ahead_of(&first));
+    assert!(list.is_ahead_of(&[], at(0)) && !list.is_ahead_of(&first, at(0)));
     list.configure(&configured(&["18"], &[]));
-    assert!(!list.is_ahead_of(&first), "the configuration has its own file");
+    assert!(!list.is_ahead_of(&first, at(0)), "the configuration has its own file");
     list.unblock(|_| true, at(1));
     let removed = list.records();
-    assert!(list.is_ahead_of(&first) && !list.is_ahead_of(&removed));
+    assert!(list.is_ahead_of(&first, at(0)) && !list.is_ahead_of(&removed, at(0)));
     let other = self::list();
     other.block(id("19"), until(None), at(0)).unwrap();
-    assert!(!list.is_ahead_of(&[removed, other.records()].concat()));
+    assert!(!list.is_ahead_of(&[removed, other.records()].concat(), at(0)));
 }
 
 #[test]
@@ -190,6 +190,17 @@ fn full_list_rejects_blocks_and_loses_none() {
 fn list_of(subject: &str, seconds: i64) -> BlockRecord {
     let version = BlockVersion { at: milliseconds(at(seconds)), by: 9 };
     BlockRecord { subject: id(subject), version, block: Some(until(None)) }
+}
+
+/// Between the end of a block of more than a week and its removal from the list.
+#[test]
+fn list_is_not_ahead_by_an_obsolete_record() {
+    let (list, week) = (list(), 7 * 24 * 3600);
+    list.block(id("17"), until(Some(at(week + 10))), at(0)).unwrap();
+    assert!(list.is_ahead_of(&[], at(week + 9)));
+    assert!(!list.is_ahead_of(&[], at(week + 10)));
+    list.block(id("18"), until(Some(at(10))), at(0)).unwrap();
+    assert!(list.is_ahead_of(&[], at(week - 1)), "a replica may have the block");
 }
 
 #[test]
