@@ -22,8 +22,8 @@ pub enum AddError {
     /// The sum would have too many tokens.
     #[error("the reports have more than {MAX_TOKENS} tokens")]
     Tokens,
-    /// The report has too many deprecated routes.
-    #[error("the report has more than {MAX_ENTRIES} deprecated routes")]
+    /// The sum would have too many deprecated routes.
+    #[error("the reports have more than {MAX_ENTRIES} deprecated routes")]
     DeprecatedRoutes,
     /// A token of the report has too many entries.
     #[error("the token {0} has more than {MAX_ENTRIES} rows, days or abilities")]
@@ -45,9 +45,11 @@ impl Report {
         if let Some(token) = other.tokens.iter().find(|token| is_beyond_bounds(token)) {
             return Err(AddError::Entries(token.id.clone()));
         }
-        let own_routes = self.deprecated_routes.iter().flatten().count();
-        let routes = own_routes.saturating_add(other.deprecated_routes.iter().flatten().count());
-        if routes > MAX_ENTRIES {
+        let own_routes = self.deprecated_routes.as_ref();
+        let is_new = |route: &String| own_routes.is_none_or(|own| !own.contains_key(route));
+        let new_routes =
+            other.deprecated_routes.iter().flat_map(BTreeMap::keys).filter(|route| is_new(route));
+        if own_routes.map_or(0, BTreeMap::len).saturating_add(new_routes.count()) > MAX_ENTRIES {
             return Err(AddError::DeprecatedRoutes);
         }
         self.ledgers.extend(other.ledgers);
@@ -160,6 +162,7 @@ mod tests {
     use super::*;
     use crate::config::settings::FindingRules;
     use crate::usage::findings::tests::{good_token, row};
+    use crate::usage::report::DeprecatedRoute;
 
     fn report(ledger: &str, tokens: Vec<TokenUsage>) -> Report {
         Report { ledgers: [ledger.to_owned()].into(), tokens, ..Report::default() }
@@ -220,6 +223,21 @@ mod tests {
             report.add(Report { since: other, ..self::report("b", vec![]) }).unwrap();
             assert_eq!(report.since, sum);
         }
+    }
+
+    #[test]
+    fn deprecated_routes_of_both_reports_count_once() {
+        let deprecating = |ledger: &str, from: usize, count: usize| {
+            let routes =
+                (from..from + count).map(|number| (format!("/{number}"), DeprecatedRoute::default()));
+            Report { deprecated_routes: Some(routes.collect()), ..report(ledger, vec![]) }
+        };
+        let mut sum = deprecating("a", 0, MAX_ENTRIES);
+        sum.add(deprecating("b", 0, MAX_ENTRIES)).unwrap();
+        let before = sum.clone();
+        assert_eq!(sum.add(deprecating("c", MAX_ENTRIES, 1)), Err(AddError::DeprecatedRoutes));
+        assert_eq!(sum, before);
+        assert!(AddError::DeprecatedRoutes.to_string().starts_with("the reports have"));
     }
 
     #[test]
