@@ -301,9 +301,14 @@ impl Gateway {
         (Routed::with_options(map, (found, options), request.route_inputs()), options)
     }
 
+    /// The label of the route with this number in metrics.
+    fn route_label(&self, number: Option<usize>) -> RouteLabel {
+        number.map_or(RouteLabel::Unmapped, |number| self.routes.label(number))
+    }
+
     fn record_route(&self, found: &RouteMatch<'_>, target: &Target<'_>, record: &mut RequestRecord) {
         record.route_number = found.route();
-        record.route = record.route_number.map_or(RouteLabel::Unmapped, |route| self.routes.label(route));
+        record.route = self.route_label(record.route_number);
         if !matches!(found, RouteMatch::Rule { .. }) && !target.path.is_asterisk() {
             let path = record.route_number.is_none().then(|| mask(target.path.as_str()).into());
             record.uncovered = Some(Box::new(MissingRule { path, method: Some(record.method.clone()) }));

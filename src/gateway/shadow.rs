@@ -311,7 +311,7 @@ impl Gateway {
     fn label(&self, enforced: &RouteMatch<'_>, candidate: Option<usize>) -> RouteLabel {
         let behind = |number| self.settings.abilities.routes().len() + number;
         let number = enforced.route().or_else(|| candidate.map(behind));
-        number.map_or(RouteLabel::Unmapped, |number| self.routes.label(number))
+        self.route_label(number)
     }
 }
 

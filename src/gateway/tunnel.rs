@@ -198,8 +198,8 @@ impl Tunnel {
             }
             TunnelEnd::Refused(refusal, by) => {
                 let reason = refusal.reason();
-                let found = by.settings.abilities.find(&Method::GET, &upgrade.path);
-                record.follow(&by.recorder, &by.settings, found.route());
+                let number = by.settings.abilities.find(&Method::GET, &upgrade.path).route();
+                record.follow(&by.recorder, &by.settings, by.route_label(number), number);
                 record.note_cause(&refusal);
                 // The verdict that refuses it is newer than that of the request.
                 if let Some(cached) = upgrade.verdict() {

@@ -296,12 +296,19 @@ impl RequestRecord {
     }
 
     /// Records a tunnel under the map that closes it, which a reload may have put in the place of that of the handshake.
-    /// `route` is the number of its route there.
-    pub fn follow(&mut self, recorder: &Rc<Recorder>, settings: &Arc<Settings>, route: Option<usize>) {
+    /// `route` is the label of its route there, and `number` the route's number.
+    pub fn follow(
+        &mut self,
+        recorder: &Rc<Recorder>,
+        settings: &Arc<Settings>,
+        route: RouteLabel,
+        number: Option<usize>,
+    ) {
         self.recorder = Rc::clone(recorder);
         self.settings = Arc::clone(settings);
-        self.route_number = route;
+        (self.route, self.route_number) = (route, number);
         // Findings of the handshake, with the numbers of its map.
+        (self.shadow, self.uncovered) = (None, None);
         (self.parameters, self.denied_parameter, self.wrong_network) = (None, None, None);
     }
 

@@ -340,6 +340,22 @@ fn closed_tunnel_is_recorded_under_the_rule_that_closed_it() {
     }
 }
 
+/// In shadow mode the map of the handshake has another route with the number of the one that closes the tunnel.
+#[test]
+fn closed_tunnel_counts_for_the_route_that_closed_it() {
+    let mut env = start("mode: shadow\n");
+    env.gateway.edit("/events:       {GET: items:read}", "/{any}: {POST: items:create}");
+    assert!(env.gateway.reload());
+    let (mut client, mut backend) = env.tunnel("/events", Some("1|reader"));
+    env.gateway.edit("/{any}: {POST: items:create}", "/events: {GET: items:create}");
+    env.gateway.edit("mode: shadow", "mode: enforce");
+    assert!(env.gateway.reload());
+    closes_within_5_s(&mut client, &mut backend, "a route of its own");
+    let line = env.tunnel_line();
+    assert_eq!((&line["route"], &line["shadow"]), (&"/events".into(), &serde_json::Value::Null), "{line}");
+    env.gateway.wait_for_metric("requests_total{route=\"/events\",reason=\"missing_ability\"}", 1.0);
+}
+
 #[test]
 fn shadow_mode_keeps_a_tunnel_outside_the_networks_of_its_route_while_its_token_is_active() {
     let mut env = start("mode: shadow\ncache: {ttl: 1s}\n");
