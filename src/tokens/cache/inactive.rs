@@ -15,7 +15,7 @@ use crate::tokens::verdict::ALLOCATION;
 
 /// Memory of an inactive entry without what blocks select its token by, in bytes: the entry, its allocations, and moka's
 /// nodes.
-pub(super) const INACTIVE_BYTES: u64 = 376;
+pub(super) const INACTIVE_BYTES: u64 = 472;
 
 /// Why a token is not active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
