@@ -41,6 +41,13 @@ fn head(method: &str, target: &[u8], fields: &[(&str, &str)]) -> Vec<(Vec<u8>, V
     all.into_iter().map(bytes).collect()
 }
 
+/// Asserts that a request that every proxy forwards arrives.
+fn assert_arrives(proxied: &Proxied) {
+    proxied.env.backend.take_requests();
+    assert_eq!(ask(proxied, &head("GET", ITEMS.as_bytes(), &[]), &[]), Some(200), "{:?}", proxied.kind);
+    assert_eq!(proxied.env.backend.take_requests().len(), 1, "{:?}", proxied.kind);
+}
+
 /// A proxy describes a target in fields or text, which cannot hold every byte.
 pub(super) fn assert_targets(kind: Kind) {
     let proxied = start(kind, Protocol::Http2, "");
@@ -66,6 +73,7 @@ pub(super) fn assert_targets(kind: Kind) {
             other => panic!("{context}: {other:?}"),
         }
     }
+    assert_arrives(&proxied);
 }
 
 /// No complete request arrives with a body that Laravel reads before the query.
@@ -99,4 +107,5 @@ pub(super) fn assert_bodies_of_get(kind: Kind) {
             }
         }
     }
+    assert_arrives(&proxied);
 }
