@@ -31,6 +31,7 @@ class Controller
             'url' => $request->fullUrl(),
             'query' => $request->query(),
             'input' => $request->post(),
+            'resources' => $this->included($request),
             'files' => array_map(function (UploadedFile $file) {
                 return [$file->getClientOriginalName(), $file->getClientMimeType(), hash_file('sha256', $file)];
             }, $request->allFiles()),
@@ -77,6 +78,22 @@ class Controller
         }
 
         return response(self::json($understood))->header('Content-Type', 'application/json');
+    }
+
+    /** The resources that an application returns for `include`, by the names that it reads there. */
+    private function included(Request $request): array
+    {
+        $names = [];
+        $include = (array) $request->input('include', []);
+        array_walk_recursive($include, function ($value) use (&$names) {
+            array_push($names, ...array_map('trim', explode(',', strtolower((string) $value))));
+        });
+        $resources = [
+            'variants' => [['id' => 7, 'size' => '12 m']],
+            'renters' => [['id' => 3, 'email' => 'renter@stockaj.example']],
+        ];
+
+        return Arr::only($resources, $names);
     }
 
     private static function json(array $value)
