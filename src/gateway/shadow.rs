@@ -19,7 +19,7 @@ use crate::policy::map::{AbilityMap, RouteMatch};
 use crate::policy::network::{ClientAddress, NetworkRule, RouteNetworks};
 use crate::policy::query::NumberedRequirement;
 use crate::policy::refusal::{Reason, Refusal};
-use crate::policy::shadow::{Change, MapRole, change};
+use crate::policy::shadow::{Change, MapRole, Mode, change};
 use crate::response::record::RequestRecord;
 use crate::telemetry::metrics::RouteLabel;
 use crate::tokens::hash::TokenHash;
@@ -59,61 +59,21 @@ impl Gateway {
         let map = &self.settings.abilities;
         let routed = decision::route(map, &record.method, &request.target.path, request.route_inputs());
         let found = routed.found();
-        let token = Token::from_fields(&request.head.headers, self.settings.limits.token_bytes);
         let known = record.token.as_ref().zip(routed.with_any_token()).and_then(|(cached, needs_verdict)| {
-            self.refusal_by_cached_verdict(
-                (needs_verdict, &request.client),
-                cached,
-                &refusal,
-                record.started(),
-            )
+            let needs = (needs_verdict, &request.client);
+            self.refusal_by_cached_verdict(needs, cached, &refusal, record.started())
         });
-        let permit = |refusal: &Refusal| routed.permit_in_shadow(shadow.authentication, refusal);
-        let Some(permitted) = permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
+        let shadowed = ShadowedRequest {
+            routed,
+            authentication: shadow.authentication,
+            request,
+            token: Token::from_fields(&request.head.headers, self.settings.limits.token_bytes),
+        };
+        let Some(permit) = shadowed.permit(known.as_ref().unwrap_or(&refusal)) else { return Err(refusal) };
         let refusal = known.unwrap_or(refusal);
         record.note_denied_rule(&refusal);
         let rule = LogRule::refused(MapRole::Enforced, map, found, &record.method, &refusal).to_string();
-        // Without the networks of the route, the request may still be refused.
-        let (permitted, refusal) = match refusal {
-            Refusal::WrongNetwork(NetworkRule::Route) => match (routed.without_networks().next(), &token) {
-                (NextStep::Public(public), _) => (public, None),
-                (NextStep::Refused(other), _) => (permit(&other).ok_or_else(|| other.clone())?, Some(other)),
-                // A parameter of the query requires a token.
-                (NextStep::NeedsToken(_), Err(other)) => {
-                    (permit(other).ok_or_else(|| other.clone())?, Some(other.clone()))
-                }
-                (NextStep::NeedsToken(_), Ok(_)) => (permitted, Some(refusal)),
-            },
-            _ => (permitted, Some(refusal)),
-        };
-        let (permit, caller) = match (token, refusal) {
-            (_, None) => (permitted, Caller::Public),
-            // The backend may read a token in the field that this gateway does not, and that token may be blocked.
-            (Err(_), Some(refusal))
-                if request.head.headers.contains_key(AUTHORIZATION) && self.lookup.has_blocks() =>
-            {
-                return Err(refusal);
-            }
-            (Err(_), Some(refusal)) => (permitted, Caller::Unauthenticated(refusal)),
-            (Ok(token), Some(refusal)) => {
-                let cached = self.cached_token(token, record, refusal).await;
-                // The networks of the token, which the map's refusal may have preceded.
-                let checked = cached.and_then(|cached| {
-                    let refused = cached.verdict.rights().check_networks(&request.client).err();
-                    if let Some(refused) = refused.filter(|refused| permit(refused).is_none()) {
-                        return Err(refused);
-                    }
-                    Ok(cached)
-                });
-                match checked {
-                    Ok(cached) => (permitted, Caller::Token(cached, token.authorization())),
-                    Err(refusal) => match permit(&refusal) {
-                        Some(permit) => (permit, Caller::Unauthenticated(refusal)),
-                        None => return Err(refusal),
-                    },
-                }
-            }
-        };
+        let (permit, caller) = self.caller_in_shadow(&shadowed, permit, refusal, record).await?;
         let tunnel = match &caller {
             Caller::Token(cached, _) => {
                 // Its abilities count as if the request were allowed, also if a parameter of its query is denied.
@@ -125,6 +85,44 @@ impl Gateway {
         let decision = AllowedRequest { permit, caller, options: map.options(found), tunnel };
         record.note_shadow_change(Change::WouldDeny, MapRole::Enforced, self.label(found, None), rule, None);
         Ok(decision)
+    }
+
+    /// The caller of a refused request for which shadow mode has a `permit`, and the permit for what else refuses it.
+    async fn caller_in_shadow(
+        &self,
+        shadowed: &ShadowedRequest<'_>,
+        permit: Permit,
+        refusal: Refusal,
+        record: &mut RequestRecord,
+    ) -> Result<(Permit, Caller), Refusal> {
+        let request = shadowed.request;
+        let (permit, refusal) = match shadowed.without_networks(permit, refusal)? {
+            (permit, None) => return Ok((permit, Caller::Public)),
+            (permit, Some(refusal)) => (permit, refusal),
+        };
+        let Ok(token) = &shadowed.token else {
+            // The backend may read a token in the field that this gateway does not, and that token may be blocked.
+            let may_be_blocked = request.head.headers.contains_key(AUTHORIZATION) && self.lookup.has_blocks();
+            return if may_be_blocked {
+                Err(refusal)
+            } else {
+                Ok((permit, Caller::Unauthenticated(refusal)))
+            };
+        };
+        let cached = self.cached_token(*token, record, refusal).await.and_then(|cached| {
+            // The map's refusal may have preceded that of the token's networks.
+            match cached.verdict.rights().check_networks(&request.client) {
+                Err(refusal) if shadowed.permit(&refusal).is_none() => Err(refusal),
+                _ => Ok(cached),
+            }
+        });
+        match cached {
+            Ok(cached) => Ok((permit, Caller::Token(cached, token.authorization()))),
+            Err(refusal) => match shadowed.permit(&refusal) {
+                Some(permit) => Ok((permit, Caller::Unauthenticated(refusal))),
+                None => Err(refusal),
+            },
+        }
     }
 
     /// The verdict of the token of a refused request.
@@ -312,6 +310,44 @@ impl Gateway {
         let behind = |number| self.settings.abilities.routes().len() + number;
         let number = enforced.route().or_else(|| candidate.map(behind));
         self.route_label(number)
+    }
+}
+
+/// A refused request that shadow mode may forward.
+struct ShadowedRequest<'a> {
+    routed: Routed<'a>,
+    authentication: Mode,
+    request: &'a ReadRequest<'a>,
+    token: Result<Token<'a>, Refusal>,
+}
+
+impl ShadowedRequest<'_> {
+    /// The permit if shadow mode forwards requests with this refusal.
+    fn permit(&self, refusal: &Refusal) -> Option<Permit> {
+        self.routed.permit_in_shadow(self.authentication, refusal)
+    }
+
+    /// What refuses the request, and the permit for it, if the networks of the route do not count. No refusal is left if the
+    /// request is public then.
+    fn without_networks(
+        &self,
+        permit: Permit,
+        refusal: Refusal,
+    ) -> Result<(Permit, Option<Refusal>), Refusal> {
+        if !matches!(refusal, Refusal::WrongNetwork(NetworkRule::Route)) {
+            return Ok((permit, Some(refusal)));
+        }
+        let other = match (self.routed.without_networks().next(), &self.token) {
+            (NextStep::Public(public), _) => return Ok((public, None)),
+            (NextStep::NeedsToken(_), Ok(_)) => return Ok((permit, Some(refusal))),
+            (NextStep::Refused(other), _) => other,
+            // A parameter of the query requires a token.
+            (NextStep::NeedsToken(_), Err(other)) => other.clone(),
+        };
+        match self.permit(&other) {
+            Some(permit) => Ok((permit, Some(other))),
+            None => Err(other),
+        }
     }
 }
 
