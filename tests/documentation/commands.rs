@@ -229,6 +229,8 @@ fn runnable(line: &str, root: &str) -> Option<String> {
         | "deploy/build-static"
         | "tests/run"
         | "mv" => None,
+        // With the shipped files, they are run by `tests/proxies`.
+        "nginx" | "caddy" | "traefik" | "envoy" => None,
         _ if line.contains("kubectl exec ") || line.contains("openssl s_client ") => None,
         "kubectl" if line.contains(" apply --kustomize ") => {
             Some(line.replace("kubectl apply --kustomize", "kubectl kustomize"))
@@ -242,9 +244,18 @@ fn runnable(line: &str, root: &str) -> Option<String> {
         "systemctl" | "journalctl" => None,
         // The space is that after a command without arguments.
         "stockaj-gateway"
-            if [" tokens ", " run ", " usage", " unmapped", " openapi ", " init ", " --online"]
-                .iter()
-                .any(|it| format!("{line} ").contains(it)) =>
+            if [
+                " tokens ",
+                " run ",
+                " usage",
+                " unmapped",
+                " openapi ",
+                " init ",
+                " --online",
+                " --token-stdin",
+            ]
+            .iter()
+            .any(|it| format!("{line} ").contains(it)) =>
         {
             None
         }
