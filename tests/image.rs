@@ -1,7 +1,7 @@
 //! The container image: its content, and that it runs.
 
 use std::collections::BTreeSet;
-use std::net::{TcpListener, UdpSocket};
+use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::gateway::{Logs, spawn};
+use crate::support::ports::free_address;
 use crate::support::{Authority, Introspector, PATIENCE, RawClient, Upstream};
 
 const MOST_BYTES: u64 = 25_000_000;
@@ -248,7 +249,7 @@ fn runs(image: &Image) {
     name_server("127.53.0.1");
     let (upstream, introspector) =
         (Upstream::start(), Introspector::with_tokens([("1|reader", &["items:read"][..])]));
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = free_address();
     let etc = image.root.join("etc/stockaj-gateway");
     fs::create_dir_all(&etc).unwrap();
     fs::write(image.root.join("etc/resolv.conf"), "nameserver 127.53.0.1\n").unwrap();

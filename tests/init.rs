@@ -5,7 +5,6 @@ mod probe; // `check --online`: each step, and its correction
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::ports::free_address;
 use crate::support::{Answer, BINARY, Introspector, Upstream, Verdict};
 
 const TOKEN: &str = "17|Qz7mXw4LkP9vTs2RbN6yHc8JdG5fUa3EeWiOx1Zq";
@@ -169,7 +169,7 @@ fn init_generates_an_admin_token_that_the_commands_find() {
     assert_eq!((mode("secrets"), mode("secrets/admin-token")), (0o700, 0o600));
 
     // No gateway runs at this address: the command gets as far as connecting.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     let text = application.read("gateway.yaml");
     let address = text.replace("127.0.0.1:9090", &free.to_string());
     application.write("gateway.yaml", &address);

@@ -1,7 +1,7 @@
 //! Reused backend connections, and backends that close them.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::manual_backend::ManualBackend;
+use crate::support::ports::free_address;
 use crate::support::{Answer, PATIENCE, TestEnv, WRITER, echo};
 
 const ITEMS: &str = "/api/v2/items";
@@ -113,7 +114,7 @@ struct Nginx {
 impl Nginx {
     fn start() -> Self {
         let directory = TempDir::new().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let path = directory.path().display();
         let configuration = format!(
             "daemon off;\nworker_processes 2;\npid {path}/pid;\nerror_log {path}/error.log;\n\

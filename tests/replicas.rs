@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::ports::free_address;
 use crate::support::redis::{Redis, RedisProxy};
 use crate::support::{Authority, Gateway, Introspector, PATIENCE, RawClient, TestEnv, Upstream, Verdict};
 
@@ -210,7 +211,7 @@ fn every_revocation_reaches_other_replicas_without_its_token() {
 #[ignore = "needs redis-server: tests/run"]
 fn redis_is_reached_by_tls_user_and_password() {
     let authority = Authority::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_address().port().to_string();
     let (certificate, key, ca) = (authority.certificate(), authority.private_key(), authority.ca_file());
     let rules = "on >pass%word ~fleet:* &fleet resetchannels &fleet +@connection +info +subscribe +publish +eval +exists \
                  +incr +get +getrange +set +del +hget +hset +hdel +hlen +hscan +time +hgetall +pexpire";

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::support::ports::free_address;
 use crate::support::{BINARY, OPERATED, OPERATOR, TestEnv, Verdict};
 
 const ITEMS: &str = "/api/v2/items";
@@ -164,7 +165,7 @@ fn tokens_command_names_the_cause_of_a_failure() {
     let env = start(OPERATED);
     let token = directory.path().join("token");
     std::fs::write(&token, "another-admin-token\n").unwrap();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_address();
     let address = env.gateway.admin();
     let other = start("");
     for (admin, expected) in [

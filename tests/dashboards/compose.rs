@@ -1,12 +1,12 @@
 //! The compose files: referenced files exist, and the demo works with one process for each container.
 
-use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 
 use serde_json::Value;
 
 use super::{deploy, list, read, text, yaml};
 use crate::support::gateway::spawn;
+use crate::support::ports::free_address;
 use crate::support::{BINARY, KillOnDrop, RawClient};
 
 const FILES: [&str; 2] = ["compose.yaml", "compose.demo.yaml"];
@@ -66,17 +66,12 @@ fn compose_files_name_only_existing_images_volumes_and_files() {
     }
 }
 
-/// Killed when dropped.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// Each container's command, with this machine's addresses instead of those of the networks.
 #[test]
 #[ignore = "needs curl: tests/run"]
 fn compose_demo_clients_get_responses() {
     let demo = yaml("compose.demo.yaml");
-    let (stockaj, proxy, admin) = (free(), free(), free());
+    let (stockaj, proxy, admin) = (free_address(), free_address(), free_address());
     let words: Vec<String> = list(&demo["services"]["stockaj"]["command"])
         .iter()
         .map(|word| match text(word) {

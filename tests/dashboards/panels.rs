@@ -1,7 +1,7 @@
 //! The dashboard.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{Query, deploy, list, read, scene, text, yaml};
+use crate::support::ports::free_address;
 use crate::support::{PATIENCE, RawClient, TestEnv};
 
 fn dashboard() -> Value {
@@ -125,7 +126,7 @@ impl Prometheus {
             .replace("[rules.yml]", &format!("[{}]", rules.display()))
             .replace("gateway:9090", &env.gateway.admin().to_string());
         std::fs::write(&file, text).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let process = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))

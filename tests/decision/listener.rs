@@ -1,6 +1,5 @@
 //! Who may ask, TLS, Unix sockets, reloads and drains.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -8,6 +7,7 @@ use rustix::process::Signal;
 use super::{DECISION, ITEMS, PATH_PREFIX, READER, in_every_style, start};
 use crate::support::decision::{Asker, CHECK, Style, call};
 use crate::support::http2::{Http2Client, NO_ERROR};
+use crate::support::ports::free_address;
 use crate::support::{Authority, PATIENCE, RawClient, TestEnv};
 
 const FORBIDDEN: &str = r#"{"message":"This action is unauthorized."}"#;
@@ -76,7 +76,7 @@ fn address_changes_only_with_a_restart() {
         !env.gateway.logs().iter().any(|line| line.contains(r#""listener":"decision""#)),
         "off by default"
     );
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     let section = format!("decision: {{address: '{free}', trusted_proxies: [127.0.0.1]}}\nruntime:");
     env.gateway.edit("runtime:", &section);
     assert!(env.gateway.reload());

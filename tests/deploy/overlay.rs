@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::kubernetes::{assert_taken, copy_with, rendered};
-use super::unused;
+use crate::support::ports::free_address;
 use crate::support::{Gateway, Introspector, KillOnDrop, RawClient, Upstream};
 
 /// The decoded values of a Secret.
@@ -73,7 +73,7 @@ fn replicas_share_a_redis_closed_to_other_clients() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("redis.conf"), &secret(&resources, "stockaj-redis")["redis.conf"])
         .unwrap();
-    let port = unused().port();
+    let port = free_address().port();
     let words = |value: &Value| -> Vec<String> {
         value.as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned()).collect()
     };

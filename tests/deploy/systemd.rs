@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::unused;
+use crate::support::ports::free_address;
 use crate::support::{Authority, BINARY, Gateway, Introspector, PATIENCE, RawClient, Upstream, WRITER};
 
 const PROGRAM: &str = "/usr/local/bin/stockaj-gateway";
@@ -225,7 +225,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
     let authority = Arc::new(Authority::new());
     let upstream = Upstream::start_tls(&authority);
     let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
-    let (proxy, admin) = (unused(), unused());
+    let (proxy, admin) = (free_address(), free_address());
     let pems = authority.certificate().parent().unwrap().to_owned();
     let yaml = Gateway::builder()
         .tls(&authority)
@@ -325,7 +325,7 @@ fn gateway_starts_reloads_and_stops_under_systemd() {
 fn debian_package_installs_starts_upgrades_and_purges() {
     let upstream = Upstream::start();
     let introspector = Introspector::with_tokens([("1|writer", &["*"][..])]);
-    let (proxy, admin) = (unused(), unused());
+    let (proxy, admin) = (free_address(), free_address());
     let yaml = Gateway::builder()
         .backend(&upstream)
         .introspector(&introspector)

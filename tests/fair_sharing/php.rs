@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::bearer;
 use crate::support::http2::{Http2Client, INITIAL_WINDOW_SIZE};
+use crate::support::ports::free_address;
 use crate::support::{KillOnDrop, PATIENCE, TestEnv, stalled};
 
 const MAP: &str = "\
@@ -48,8 +49,7 @@ struct Site {
 impl Site {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let free_port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (address, sockets) = (free_port(), serve_websockets());
+        let (address, sockets) = (free_address(), serve_websockets());
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fair_sharing");
         for name in ["nginx.conf", "php-fpm.conf", "index.php"] {
             let text = fs::read_to_string(source.join(name)).unwrap();

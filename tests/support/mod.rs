@@ -20,6 +20,7 @@ pub mod http2_upstream;
 pub mod introspector;
 pub mod manual_backend;
 pub mod name_server;
+pub mod ports;
 pub mod proxies;
 pub mod redis;
 pub mod stalled;

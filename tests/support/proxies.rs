@@ -1,7 +1,7 @@
 //! Other proxies with the shipped files of `deploy/proxies/`, which ask the decision listener of a gateway.
 
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::browser::KillOnDrop;
 use super::gateway::{Logs, spawn};
 use super::http2::{Http2Client, Outcome};
+use super::ports::free_address;
 use super::{RawClient, Response, TestEnv};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -199,7 +200,7 @@ impl Proxied {
         let directory = tempfile::tempdir().unwrap();
         // nginx changes its user.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let address = free_address();
         let decision = env.gateway.wait_for_listener("decision");
         let ports = [("8080", address), ("8081", decision), ("8000", env.backend.address())];
         let texts = kind.files().iter().map(|name| shipped(name)).collect::<String>();
