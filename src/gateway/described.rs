@@ -16,9 +16,8 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use super::context::{ReadRequest, begin_record};
-use super::respond::response_version;
+use super::respond::{discard_rest, response_version};
 use super::{AllowedRequest, Gateway};
-use crate::backend::body::discard;
 use crate::catch_panic::CatchPanic;
 use crate::config::settings::AnswerStyle;
 use crate::downstream::Downstream;
@@ -265,13 +264,6 @@ impl Gateway {
         let response = self.refusal_response(refusal, origin, head, record);
         record.note_refusal(refusal, response.status(), Instant::now());
         response
-    }
-}
-
-/// Reads what is left of the body of an HTTP/2 request, which is not used. hyper handles that of an HTTP/1 request.
-fn discard_rest(version: Version, body: Incoming, downstream: &Rc<Downstream>) {
-    if version == Version::HTTP_2 && !body.is_end_stream() {
-        tokio::task::spawn_local(discard(body, Rc::clone(downstream)));
     }
 }
 

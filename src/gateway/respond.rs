@@ -122,10 +122,8 @@ impl Gateway {
         body: Option<Incoming>,
     ) -> Response<ResponseBody> {
         let version = response_version(head);
-        if version == Version::HTTP_2
-            && let Some(body) = body.filter(|body| !body.is_end_stream())
-        {
-            tokio::task::spawn_local(discard(body, Rc::clone(record.downstream())));
+        if let Some(body) = body {
+            discard_rest(version, body, record.downstream());
         }
         let mut response = self.refusal_response(refusal, origin, head, &mut record);
         let fields = response.headers_mut();
@@ -139,7 +137,7 @@ impl Gateway {
         ResponseBody::own(response, record)
     }
 
-    /// The response to a refused request, whoever sends it to the client.
+    /// The response to a refused request. The gateway sends it to the client, or to the proxy that asked.
     pub(super) fn refusal_response(
         &self,
         refusal: &Refusal,
@@ -211,6 +209,13 @@ impl Gateway {
             let cached = self.lookup.peek(&TokenHash::of(token.as_bytes()), record.started());
             record.token = cached.and_then(Result::ok);
         }
+    }
+}
+
+/// Reads what is left of the body of an HTTP/2 request, which is not used. hyper handles that of an HTTP/1 request.
+pub(super) fn discard_rest(version: Version, body: Incoming, downstream: &Rc<Downstream>) {
+    if version == Version::HTTP_2 && !body.is_end_stream() {
+        tokio::task::spawn_local(discard(body, Rc::clone(downstream)));
     }
 }
 

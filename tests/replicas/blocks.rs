@@ -293,16 +293,20 @@ fn version_of_now() -> String {
     format!("{:016x}-{:016x}", jiff::Timestamp::now().as_millisecond() + 1000, u64::MAX)
 }
 
-/// The user of an older version may not run HGET and HSCAN.
-#[test]
-#[ignore = "needs redis-server: tests/run"]
-fn redis_user_without_new_rights_still_gets_messages() {
-    let redis = Redis::start();
+/// Adds the user `old` with the rights that an older version needs: without HGET and HSCAN.
+fn add_old_user(redis: &Redis) {
     let rules = "on nopass ~stockaj-gateway:* resetchannels &stockaj-gateway -@all +@connection +info +subscribe +publish +eval \
                  +exists +incr +get +getrange +set +del";
     let words: Vec<&str> =
         ["ACL", "SETUSER", "old"].into_iter().chain(rules.split_ascii_whitespace()).collect();
     assert_eq!(redis.command(&words), "OK");
+}
+
+#[test]
+#[ignore = "needs redis-server: tests/run"]
+fn redis_user_without_new_rights_still_gets_messages() {
+    let redis = Redis::start();
+    add_old_user(&redis);
     let road = RedisProxy::to(&redis);
     let user = road.url().replace("redis://", "redis://old:any@");
     let fleet = Fleet::new(&[user.clone(), user], CACHE);
@@ -324,11 +328,7 @@ fn redis_user_without_new_rights_still_gets_messages() {
 #[ignore = "needs redis-server: tests/run"]
 fn blocks_of_an_outage_are_published_without_the_right_to_read_them() {
     let redis = Redis::start();
-    let rules = "on nopass ~stockaj-gateway:* resetchannels &stockaj-gateway -@all +@connection +info +subscribe +publish +eval \
-                 +exists +incr +get +getrange +set +del";
-    let words: Vec<&str> =
-        ["ACL", "SETUSER", "old"].into_iter().chain(rules.split_ascii_whitespace()).collect();
-    assert_eq!(redis.command(&words), "OK");
+    add_old_user(&redis);
     let (road, other) = (RedisProxy::to(&redis), RedisProxy::to(&redis));
     let urls = [&road, &other].map(|road| road.url().replace("redis://", "redis://old:any@"));
     let mut fleet = Fleet::new(&urls, CACHE);

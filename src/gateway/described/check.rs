@@ -14,10 +14,11 @@ use prost::Message as _;
 use zeroize::Zeroizing;
 
 use super::messages::{self, CheckRequest, CheckResponse, HeaderValueOption, HttpRequest};
-use super::{DescribedGrant, DescribedRequest, discard_rest, lines, note_described, warn_of_description};
+use super::{DescribedGrant, DescribedRequest, lines, note_described, warn_of_description};
 use crate::downstream::Downstream;
 use crate::gateway::Gateway;
 use crate::gateway::context::begin_record;
+use crate::gateway::respond::discard_rest;
 use crate::policy::described::{
     AUTHORIZATION_SERVICE, CHECK, CheckedRequest, DescriptionError, announces_body,
 };
