@@ -1,4 +1,4 @@
-//! What the gateway finds about a token, and the texts about it, for commands that introspect one.
+//! The state of a token by the rules of the gateway, and its description, for commands that introspect a token.
 
 use std::error::Error;
 use std::time::SystemTime;
@@ -16,7 +16,7 @@ use crate::tokens::introspector::Introspector;
 use crate::tokens::revocation::Subject;
 use crate::tokens::verdict::Verdict;
 
-/// What the gateway finds about a token. Blocks that were made while a gateway runs are not known here.
+/// The state of a token by the rules of the gateway. It ignores blocks that were added to a running gateway.
 pub(super) enum TokenState {
     /// The token is active.
     Active(Verdict),

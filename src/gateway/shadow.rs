@@ -327,8 +327,8 @@ impl ShadowedRequest<'_> {
         self.routed.permit_in_shadow(self.authentication, refusal)
     }
 
-    /// What refuses the request, and the permit for it, if the networks of the route do not count. No refusal is left if the
-    /// request is public then.
+    /// The refusal that is left if the networks of the route do not count, and the permit for it. `None` if the request is
+    /// public then.
     fn without_networks(
         &self,
         permit: Permit,

@@ -186,7 +186,7 @@ impl Blocker {
         })?;
         let is_behind = self.list.is_ahead_of(&records, Timestamp::now());
         self.merge_all(records);
-        // What is unsaved is not expected there.
+        // The file cannot contain unsaved blocks, so their absence is no error.
         if is_behind && !self.is_unsaved.swap(true, Ordering::AcqRel) {
             let what = if file.is_missing() { "was removed" } else { "lacks blocks that it had" };
             tracing::error!("the file of blocks {what}: it is written again");

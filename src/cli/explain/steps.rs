@@ -20,7 +20,7 @@ use crate::policy::refusal::{Reason, Refusal};
 use crate::policy::shadow::{Mode, ShadowSettings};
 use crate::policy::source_location::SourceLocation;
 
-/// A request that the map was asked about.
+/// A request that is explained, with its result in the map.
 struct Explained<'a> {
     map: &'a AbilityMap,
     method: &'a Method,
@@ -74,7 +74,7 @@ impl<'a> Explained<'a> {
         self.map.query_rules(&self.found)
     }
 
-    /// What the decision ignores of the query and the method.
+    /// The steps about the query, a method override and a preflight.
     fn method_steps(&self, output: &mut dyn Write) -> io::Result<()> {
         let Self { method, query, .. } = self;
         if query.is_some() && self.rules().is_none() {

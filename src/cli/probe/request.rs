@@ -14,7 +14,7 @@ use crate::response::own::status;
 /// A path that no application has.
 const UNMAPPED: &str = "/stockaj-gateway-probe";
 
-/// What to do about a decision that differs from the map.
+/// The advice if a decision differs from the map.
 const EXPLAIN: &str = "run `stockaj-gateway explain` on this request, and report it if the steps differ";
 
 /// The response to a request of the probe.
@@ -49,7 +49,7 @@ impl ProbeAnswer {
     }
 }
 
-/// What to do about a refusal by the gateway that the map does not cause.
+/// The advice for a refusal by the gateway that the map does not cause.
 const fn help_about(reason: Reason) -> &'static str {
     match reason {
         Reason::Limited => "try again later, or raise `rate_limit`",

@@ -120,7 +120,7 @@ const fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// What is known of a refusal beside its reason.
+/// Details of a refusal beside its reason.
 struct Detail<'a> {
     /// The rule of the query parameter that denies the request.
     parameter: Option<LocatedRequirement<'a>>,

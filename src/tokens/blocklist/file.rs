@@ -78,7 +78,7 @@ struct Contents {
     blocks: Vec<StoredRecord>,
 }
 
-/// What the file has in every format.
+/// The part of the file that all formats share.
 #[derive(Deserialize)]
 struct Header {
     format: u32,

@@ -103,7 +103,7 @@ impl CacheEntry {
         TokenHashes { token: self.hash, secret: self.secret, written_id: self.written_id.clone() }
     }
 
-    /// What blocks and revocations select it by.
+    /// The properties by which blocks and revocations select the token.
     pub fn subject(&self) -> Subject<'_> {
         Subject {
             hash: &self.hash,

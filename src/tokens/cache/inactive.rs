@@ -44,7 +44,7 @@ pub(super) struct InactiveEntry {
     /// [removals](crate::tokens::blocklist::BlockList::removals) if it had the token, else of its
     /// [additions](crate::tokens::blocklist::BlockList::additions).
     block_changes: AtomicU64,
-    /// What blocks select the token by, without the hexadecimal hash that is its id if the introspector returns none.
+    /// The properties by which blocks select the token. An id that is only the hash of its text is left out.
     subjects: Box<[BlockSubject]>,
 }
 
