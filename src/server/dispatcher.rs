@@ -144,8 +144,9 @@ impl Dispatcher {
         let loads: Vec<usize> =
             self.workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect();
         let total = loads.iter().sum();
-        let Ok(slot) = self.admit(&accepted, listener, total) else { return self.reject(accepted, listener) };
-        let Ok(count) = self.count(&accepted, listener) else { return self.reject(accepted, listener) };
+        let peer = self.peer(&accepted, listener);
+        let Ok(slot) = self.admit(peer, total) else { return self.reject(accepted, listener) };
+        let Ok(count) = self.count(&accepted, peer) else { return self.reject(accepted, listener) };
         let workers = loads.len();
         let best = (0..workers).map(|step| (self.next + step) % workers).min_by_key(|&index| loads[index]);
         let Some(worker) = best.and_then(|index| self.workers.get(index)) else { return };
@@ -156,41 +157,37 @@ impl Dispatcher {
         }
     }
 
-    /// Admits a connection beside `total` others.
-    fn admit(
-        &self,
-        accepted: &Accepted,
-        listener: ClientListener,
-        total: usize,
-    ) -> Result<Option<DecisionSlot>, TooManyConnections> {
-        let Settings { decision, limits, .. } = &*self.settings;
-        let Some(decisions) = &self.decisions else {
-            return if total < limits.connections { Ok(None) } else { Err(TooManyConnections) };
+    /// The kind of peer of a connection.
+    fn peer(&self, accepted: &Accepted, listener: ClientListener) -> Peer {
+        let address = match accepted {
+            Accepted::Tcp(_, address) => Some(address.ip()),
+            Accepted::Unix(_) => None,
         };
-        let peer = match (listener, accepted) {
-            (ClientListener::Proxy, _) => Peer::Client,
-            (ClientListener::Decision, Accepted::Tcp(_, address)) if !decision.trusts(Some(address.ip())) => {
-                Peer::Rejected
-            }
-            (ClientListener::Decision, _) => Peer::Proxy,
-        };
-        decisions.admit(peer, total, limits.connections)
+        match listener {
+            ClientListener::Proxy => Peer::Client,
+            ClientListener::Decision if self.settings.decision.trusts(address) => Peer::Proxy,
+            ClientListener::Decision => Peer::Rejected,
+        }
     }
 
-    fn count(
-        &self,
-        accepted: &Accepted,
-        listener: ClientListener,
-    ) -> Result<AddressCount, TooManyConnections> {
-        let Some(limit) = &self.address_limit else { return Ok(AddressCount::None) };
-        let Settings { listen, decision, .. } = &*self.settings;
+    /// Admits a connection beside `total` others.
+    fn admit(&self, peer: Peer, total: usize) -> Result<Option<DecisionSlot>, TooManyConnections> {
+        let max = self.settings.limits.connections;
+        match &self.decisions {
+            Some(decisions) => decisions.admit(peer, total, max),
+            None if total < max => Ok(None),
+            None => Err(TooManyConnections),
+        }
+    }
+
+    /// Counts a connection for `limits.connections_per_address`, which does not apply to the proxies of the decision
+    /// listener.
+    fn count(&self, accepted: &Accepted, peer: Peer) -> Result<AddressCount, TooManyConnections> {
+        let Some(limit) = self.address_limit.as_ref().filter(|_| peer != Peer::Proxy) else {
+            return Ok(AddressCount::None);
+        };
+        let listen = &self.settings.listen;
         match accepted {
-            Accepted::Tcp(_, address)
-                if listener == ClientListener::Decision && decision.trusts(Some(address.ip())) =>
-            {
-                Ok(AddressCount::None)
-            }
-            Accepted::Unix(_) if listener == ClientListener::Decision => Ok(AddressCount::None),
             Accepted::Tcp(_, address) if !listen.trusts(address.ip()) => {
                 admit(limit, address.ip()).map(AddressCount::Counted)
             }
